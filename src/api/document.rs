@@ -1,0 +1,186 @@
+//! YAML text into documents, with the line of each fault where it can be had.
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use super::binding::{Document, FIELDS};
+use super::shape::{self, Fault, Fields};
+use crate::core::binding::Binding;
+
+/// One thing wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file, as the user named it.
+    pub file: String,
+    /// The line, counted from 1, where it can be had.
+    pub line: Option<usize>,
+    /// What and where in the document.
+    pub fault: Fault,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        f.write_str(": ")?;
+        if !self.fault.path.is_empty() {
+            write!(f, "{}: ", self.fault.path)?;
+        }
+        write!(f, "expected {}", self.fault.expected)
+    }
+}
+
+/// A binding and where it stands.
+#[derive(Debug, Clone)]
+pub struct Located {
+    /// The binding.
+    pub binding: Binding,
+    /// Its file.
+    pub file: String,
+    /// The line its document begins at.
+    pub line: usize,
+}
+
+impl Located {
+    /// A problem with this binding as a whole.
+    pub fn problem(&self, path: &str, expected: impl ToString) -> Problem {
+        Problem { file: self.file.clone(), line: Some(self.line), fault: Fault::new(path, expected) }
+    }
+}
+
+/// Reads every document of a file: the good bindings, and all problems of the others.
+pub fn read_bindings(file: &str, text: &str) -> (Vec<Located>, Vec<Problem>) {
+    let (mut bindings, mut problems) = (Vec::new(), Vec::new());
+    for part in parts(text) {
+        match read_binding(&part) {
+            Ok(Some(binding)) => bindings.push(Located { binding, file: file.to_owned(), line: part.line }),
+            Ok(None) => {}
+            Err(faults) => problems.extend(faults.into_iter().map(|(line, fault)| Problem { file: file.to_owned(), line, fault })),
+        }
+    }
+    (bindings, problems)
+}
+
+type Faults = Vec<(Option<usize>, Fault)>;
+
+fn read_binding(part: &Part<'_>) -> Result<Option<Binding>, Faults> {
+    let Some((document, mut faults)) = read::<Document>(part, FIELDS)? else { return Ok(None) };
+    match Binding::try_from(document) {
+        Ok(binding) if faults.is_empty() => Ok(Some(binding)),
+        Ok(_) => Err(faults),
+        Err(more) => {
+            // A field that was removed for its shape is missing now; say it once.
+            let known: Vec<String> = faults.iter().map(|(_, fault)| fault.path.clone()).collect();
+            let new = more.into_iter().filter(|fault| !known.contains(&fault.path));
+            faults.extend(new.map(|fault| (part.locate(&fault.path), fault)));
+            Err(faults)
+        }
+    }
+}
+
+/// Reads a file of one document with the given fields. `T` must accept any subset of them.
+pub fn read_one<T: for<'de> Deserialize<'de>>(file: &str, text: &str, fields: Fields) -> (Option<T>, Vec<Problem>) {
+    let problem = |(line, fault)| Problem { file: file.to_owned(), line, fault };
+    let mut all = parts(text);
+    if all.len() > 1 {
+        let second = all.remove(1);
+        return (None, vec![problem((Some(second.line), Fault::new("", "a single document")))]);
+    }
+    let Some(part) = all.first() else { return (None, vec![problem((None, Fault::new("", "a document; the file is empty")))]) };
+    match read(part, fields) {
+        Ok(Some((value, faults))) => (Some(value), faults.into_iter().map(problem).collect()),
+        Ok(None) => (None, vec![problem((None, Fault::new("", "a document; the file is empty")))]),
+        Err(faults) => (None, faults.into_iter().map(problem).collect()),
+    }
+}
+
+/// Where `path` stands in a file of one document.
+pub fn line_of(text: &str, path: &str) -> Option<usize> {
+    parts(text).first()?.locate(path)
+}
+
+fn read<T: for<'de> Deserialize<'de>>(part: &Part<'_>, fields: Fields) -> Result<Option<(T, Faults)>, Faults> {
+    // The parser's own message may quote a value; only its place is told.
+    let broken = |error: &serde_yaml::Error| {
+        let line = error.location().map(|at| at.line() + part.line - 1);
+        vec![(line, Fault::new("", "valid YAML without duplicate keys"))]
+    };
+    let mut value: Value = serde_yaml::from_str(part.text).map_err(|error| broken(&error))?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    let mut faults = Vec::new();
+    shape::check(&mut value, fields, "", &mut faults);
+    let faults: Faults = faults.into_iter().map(|fault| (part.locate(&fault.path), fault)).collect();
+    let typed = serde_yaml::from_value(value).map_err(|error| broken(&error))?;
+    Ok(Some((typed, faults)))
+}
+
+/// One document of a file.
+struct Part<'a> {
+    text: &'a str,
+    line: usize,
+}
+
+/// Splits at the `---` lines; YAML allows them nowhere else at the beginning of a line.
+fn parts(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let (mut start, mut start_line, mut at) = (0, 1, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let end = at + line.len();
+        if line.trim_end() == "---" || line.starts_with("--- ") {
+            parts.push(Part { text: text.get(start..at).unwrap_or_default(), line: start_line });
+            (start, start_line) = (end, number + 2);
+        }
+        at = end;
+    }
+    parts.push(Part { text: text.get(start..).unwrap_or_default(), line: start_line });
+    parts.retain(|part| part.text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')));
+    parts
+}
+
+impl Part<'_> {
+    /// The line of the deepest part of `path` found as a block mapping's key; keys inside
+    /// `{...}` are found by their parent's line.
+    fn locate(&self, path: &str) -> Option<usize> {
+        let wanted: Vec<&str> = path.split('.').map(|step| step.split('[').next().unwrap_or_default()).collect();
+        let mut open: Vec<(usize, &str)> = Vec::new();
+        let mut best: Option<(usize, usize)> = None;
+        for (number, line) in self.text.lines().enumerate() {
+            let trimmed = line.trim_start();
+            let Some((key, _)) = trimmed.split_once(':') else { continue };
+            let key = key.trim_matches(|c| c == '"' || c == '\'');
+            if trimmed.starts_with(['#', '-']) || key.contains(char::is_whitespace) {
+                continue;
+            }
+            let indent = line.len() - trimmed.len();
+            open.retain(|(column, _)| *column < indent);
+            open.push((indent, key));
+            let depth = open.len();
+            let matches = open.iter().map(|(_, key)| *key).eq(wanted.iter().copied().take(depth));
+            if matches && best.is_none_or(|(deepest, _)| depth > deepest) {
+                best = Some((depth, number + self.line));
+            }
+        }
+        best.map(|(_, line)| line).or(Some(self.line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_tell_file_line_and_path() {
+        let text = "# two documents\n---\napiVersion: postern.dev/v1alpha1\nkind: CredentialBinding\nmetadata: {name: a, namespace: ns}\nspec:\n  serviceAccounts: [sa]\n  server:\n    name: a\n    url: file:///x\n    command: npx\n  credential:\n    type: Bearer\n    secretRef: {name: s, key: token}\n---\n- 1\n---\na: b: c\n";
+        let (bindings, problems) = read_bindings("x.yaml", text);
+        assert!(bindings.is_empty());
+        let lines: Vec<_> = problems.iter().map(|p| (p.line, p.fault.path.as_str())).collect();
+        assert_eq!(lines.get(..2), Some([(Some(11), "spec.server.command"), (Some(10), "spec.server.url")].as_slice()));
+        assert!(lines.iter().any(|(line, path)| *line == Some(16) && path.is_empty()), "{lines:?}");
+        assert_eq!(lines.last().map(|l| l.0), Some(Some(18)));
+        assert!(problems.first().unwrap().to_string().starts_with("x.yaml:11: spec.server.command: expected no stdio"));
+    }
+}

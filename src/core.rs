@@ -1,0 +1,22 @@
+//! The pure core (layer 0): what Postern knows and decides, without doing anything.
+//!
+//! Nothing below this module opens a socket or a file, reads a clock or the
+//! environment, or spawns a task. Time is an argument, input is bytes, output is
+//! a value. That is what lets every rule be tested as a table.
+
+pub mod address;
+pub mod binding;
+pub mod chunked;
+pub mod decide;
+pub mod mcp;
+pub mod message;
+pub mod name;
+pub mod path;
+pub mod reason;
+pub mod request;
+pub mod rewrite;
+pub mod routes;
+pub mod secret;
+pub mod session;
+pub mod tools;
+pub mod upstream;

@@ -1,0 +1,257 @@
+//! The decision: routes + head + body -> a plan, or a reason. No I/O, and no credential yet:
+//! a refused call never touches one.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, header};
+
+use super::binding::Binding;
+use super::mcp;
+use super::message::{Body, BodyFault, Kind, Message};
+use super::name::ServerName;
+use super::path;
+use super::reason::Reason;
+use super::request::{Framing, Head, HeadFault};
+use super::rewrite;
+use super::routes::{Lookup, Route, Routes};
+use super::upstream::{Host, split_authority};
+
+/// What is asked.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// The head.
+    pub head: &'a Head,
+    /// The body of a POST, read.
+    pub body: Option<&'a Result<Body<'a>, BodyFault>>,
+    /// The server that gave out the session id in the head, if remembered.
+    pub session_owner: Option<&'a ServerName>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Decision {
+    /// Lease the credential and send.
+    Forward(Plan),
+    /// An OAuth discovery path: 404, from here.
+    NotFound,
+    /// Refuse.
+    Refuse(Refusal),
+}
+
+/// A call that may go out.
+#[derive(Debug)]
+pub struct Plan {
+    /// By which binding.
+    pub route: Arc<Route>,
+    /// The upstream's path and query.
+    pub target: String,
+    /// Whether a token in the query was dropped.
+    pub stripped_query: bool,
+}
+
+/// Why a call may not go out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason.
+    pub reason: Reason,
+    /// The server meant, once known to be one of ours.
+    pub server: Option<ServerName>,
+    /// Fixed text for the log and the message: which rule.
+    pub detail: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal before any server is known.
+    pub fn new(reason: Reason) -> Self {
+        Self { reason, server: None, detail: None }
+    }
+
+    /// With the rule that was broken.
+    pub fn because(reason: Reason, detail: impl ToString) -> Self {
+        Self { reason, server: None, detail: Some(detail.to_string()) }
+    }
+
+    /// With the server.
+    #[must_use]
+    pub fn at(mut self, server: &ServerName) -> Self {
+        self.server = Some(server.clone());
+        self
+    }
+}
+
+impl From<HeadFault> for Refusal {
+    fn from(fault: HeadFault) -> Self {
+        match fault {
+            HeadFault::NotHttp => Self::new(Reason::NotHttp),
+            HeadFault::Malformed(detail) => Self::because(Reason::MalformedHead, detail),
+            HeadFault::TooLarge => Self::new(Reason::HeadTooLarge),
+            HeadFault::Tunnel => Self::new(Reason::TunnelForbidden),
+        }
+    }
+}
+
+/// Decides one request of the `endpoint` capture.
+pub fn decide(routes: &Routes, ask: &Ask<'_>) -> Decision {
+    match plan(routes, ask) {
+        Ok(Some(plan)) => Decision::Forward(plan),
+        Ok(None) => Decision::NotFound,
+        Err(refusal) => Decision::Refuse(refusal),
+    }
+}
+
+fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
+    let head = ask.head;
+    local_names(head)?;
+    path::check(&head.target.path).map_err(|fault| Refusal::because(Reason::MalformedHead, fault))?;
+    let (segment, rest) = first_segment(&head.target.path);
+    if is_discovery(segment, rest) {
+        return Ok(None);
+    }
+    let name = ServerName::parse(segment).map_err(|_| unbound(routes))?;
+    let route = match routes.find(&name) {
+        Lookup::Route(route) => route,
+        Lookup::Gone => return Err(Refusal::new(Reason::CredentialRevoked).at(&name)),
+        Lookup::Unknown => return Err(unbound(routes)),
+    };
+    let binding = &route.binding;
+    let path = upstream_path(binding, rest).ok_or_else(|| Refusal::new(Reason::PathOutsideBinding).at(&name))?;
+    only_mcp(head).and_then(|()| body_rules(ask, binding)).map_err(|refusal| refusal.at(&name))?;
+    if ask.session_owner.is_some_and(|owner| *owner != name) {
+        return Err(Refusal::new(Reason::SessionForeign).at(&name));
+    }
+    let (query, stripped_query) = rewrite::query(head.target.query.as_deref());
+    let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    Ok(Some(Plan { route: Arc::clone(&route), target, stripped_query }))
+}
+
+/// Names the servers there are: they stand in mcp.json anyway, and a wrong name is a common slip.
+fn unbound(routes: &Routes) -> Refusal {
+    let mut names: Vec<_> = routes.iter().map(|route| route.binding.server.name.as_str()).collect();
+    names.sort_unstable();
+    let bound = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Refusal::because(Reason::UnboundServer, format!("servers bound to this caller: {bound}"))
+}
+
+/// The listener is an ambient authority on loopback: a web page that rebinds its name to
+/// 127.0.0.1 must not use it (MCP 2025-11-25, DNS rebinding).
+fn local_names(head: &Head) -> Result<(), Refusal> {
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let agrees = head.target.authority.as_ref().is_none_or(|authority| authority.eq_ignore_ascii_case(host));
+    if !agrees || !split_authority(host).is_some_and(|(host, _)| is_loopback(&host)) {
+        return Err(Refusal::new(Reason::AuthorityMismatch));
+    }
+    let foreign = |origin: &http::HeaderValue| {
+        let authority = origin.to_str().ok().and_then(|o| o.strip_prefix("http://").or(o.strip_prefix("https://")));
+        !authority.and_then(split_authority).is_some_and(|(host, _)| is_loopback(&host))
+    };
+    if head.headers.get_all(header::ORIGIN).iter().any(foreign) {
+        return Err(Refusal::new(Reason::OriginForbidden));
+    }
+    Ok(())
+}
+
+fn is_loopback(host: &Host) -> bool {
+    match host {
+        Host::Name(name) => &**name == "localhost",
+        Host::Address(address) => address.is_loopback(),
+    }
+}
+
+fn first_segment(path: &str) -> (&str, &str) {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.find('/').map_or((path, ""), |slash| path.split_at(slash))
+}
+
+/// OAuth paths an MCP client may try on its own, at the root or below a server (RFC 8414, RFC
+/// 9728, MCP 2025-03-26 fallbacks). Forwarded, they would start a login the agent must not have.
+fn is_discovery(segment: &str, rest: &str) -> bool {
+    let well_known = |path: &str| path.starts_with("oauth-") || path.starts_with("openid-configuration");
+    match segment {
+        ".well-known" => well_known(rest.trim_start_matches('/')),
+        "register" | "token" | "authorize" => rest.is_empty() || rest == "/",
+        _ => rest.split_once("/.well-known/").is_some_and(|(_, path)| well_known(path)),
+    }
+}
+
+fn upstream_path(binding: &Binding, rest: &str) -> Option<String> {
+    let base = binding.server.url.path();
+    match rest {
+        "" | "/" => Some(base.to_owned()),
+        _ => binding.server.subpaths.then(|| format!("{}{rest}", base.trim_end_matches('/'))),
+    }
+}
+
+/// Design rule "only MCP": POST of JSON, GET of an event stream, DELETE of a session.
+fn only_mcp(head: &Head) -> Result<(), Refusal> {
+    let headers = &head.headers;
+    for name in [header::CONTENT_TYPE.as_str(), mcp::SESSION_ID] {
+        if headers.get_all(name).iter().count() > 1 {
+            return Err(Refusal::because(Reason::MalformedHead, format!("{name} more than once")));
+        }
+    }
+    let no_body = head.framing == Framing::Length(0);
+    let fits = match head.method {
+        Method::POST => is_json(headers)?,
+        Method::GET => no_body && accepts_events(headers),
+        Method::DELETE => no_body && headers.contains_key(mcp::SESSION_ID),
+        _ => false,
+    };
+    if fits { Ok(()) } else { Err(Refusal::new(Reason::NotMcp)) }
+}
+
+fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
+    let encoded = headers.get_all(header::CONTENT_ENCODING).iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if encoded {
+        return Err(Refusal::because(Reason::BadJsonRpc, "the body has a Content-Encoding"));
+    }
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return Ok(false) };
+    let mut parts = value.split(';').map(str::trim);
+    if !parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
+        return Ok(false);
+    }
+    let other_charset = |part: &str| {
+        part.to_ascii_lowercase().strip_prefix("charset=").is_some_and(|c| !matches!(c.trim_matches('"'), "utf-8" | "utf8"))
+    };
+    if parts.any(other_charset) {
+        return Err(Refusal::because(Reason::BadJsonRpc, "the charset is not utf-8"));
+    }
+    Ok(true)
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|range| {
+        let kind = range.split(';').next().unwrap_or_default();
+        kind.trim().eq_ignore_ascii_case("text/event-stream")
+    })
+}
+
+fn body_rules(ask: &Ask<'_>, binding: &Binding) -> Result<(), Refusal> {
+    match ask.body {
+        None => Ok(()),
+        Some(Err(fault)) => Err(Refusal::because(Reason::BadJsonRpc, fault)),
+        Some(Ok(Body::One(message))) => message_rules(&ask.head.headers, binding, message),
+        Some(Ok(Body::Batch(messages))) => {
+            if !binding.allow_batch || messages.is_empty() {
+                return Err(Refusal::because(Reason::BadJsonRpc, BodyFault::Batch));
+            }
+            messages.iter().try_for_each(|message| message_rules(&ask.head.headers, binding, message))
+        }
+    }
+}
+
+fn message_rules(headers: &HeaderMap, binding: &Binding, message: &Message<'_>) -> Result<(), Refusal> {
+    if let Some(fault) = message.fault {
+        return Err(Refusal::because(Reason::BadJsonRpc, fault));
+    }
+    mcp::check_mirrors(headers, message).map_err(|mismatch| Refusal::because(Reason::HeaderMismatch, mismatch))?;
+    let calls_tool = message.kind != Some(Kind::Response) && message.method.as_deref() == Some("tools/call");
+    let allowed = || message.params.name.as_deref().is_some_and(|tool| binding.tools.allows(tool));
+    if calls_tool && !binding.tools.is_open() && !allowed() {
+        return Err(Refusal::new(Reason::ToolDenied));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

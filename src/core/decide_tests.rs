@@ -1,0 +1,155 @@
+//! The decision as a table: from a request to a reason or an upstream target.
+
+use std::collections::HashSet;
+
+use super::super::message;
+use super::super::request;
+use super::super::routes::Route;
+use super::*;
+use crate::api::document::read_bindings;
+
+const BINDINGS: &str = "\
+apiVersion: postern.dev/v1alpha1
+kind: CredentialBinding
+metadata: {name: a, namespace: ns}
+spec:
+  serviceAccounts: [sa]
+  server: {name: exact, url: https://h.example/mcp/}
+  credential: {type: Bearer, secretRef: {name: s, key: t}}
+  tools: {allow: ['search_*'], deny: [search_all]}
+---
+apiVersion: postern.dev/v1alpha1
+kind: CredentialBinding
+metadata: {name: b, namespace: ns}
+spec:
+  serviceAccounts: [sa]
+  server: {name: below, url: https://i.example/api, subpaths: true}
+  credential: {type: Bearer, secretRef: {name: s, key: t}}
+  allowBatch: true
+";
+
+fn routes() -> Routes {
+    let (bindings, problems) = read_bindings("x", BINDINGS);
+    assert_eq!(problems, []);
+    let routes = bindings.into_iter().map(|b| Route { binding: Arc::new(b.binding), revision: 1 });
+    Routes::build(routes, HashSet::from([ServerName::parse("old").unwrap()])).0
+}
+
+fn outcome(head: &str, body: &str, owner: Option<&str>) -> String {
+    let head = request::parse(format!("{}\r\n\r\n", head.replace('\n', "\r\n")).as_bytes()).unwrap();
+    let body = (head.method == Method::POST).then(|| message::parse(body.as_bytes()));
+    let owner = owner.map(|name| ServerName::parse(name).unwrap());
+    match decide(&routes(), &Ask { head: &head, body: body.as_ref(), session_owner: owner.as_ref() }) {
+        Decision::Forward(plan) => format!("{} {}", plan.route.binding.server.name, plan.target),
+        Decision::NotFound => "not found".into(),
+        Decision::Refuse(refusal) => refusal.reason.to_string(),
+    }
+}
+
+const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+
+#[test]
+fn heads_decide() {
+    let rows = [
+        ("POST /exact", "", "exact /mcp/"),
+        ("POST /exact/", "", "exact /mcp/"),
+        ("POST /exact?a=b&access_token=x", "", "exact /mcp/?a=b"),
+        ("POST /exact/x", "", "path_outside_binding"),
+        ("POST /below", "", "below /api"),
+        ("POST /below/x/y?q", "", "below /api/x/y?q"),
+        ("POST /below/../exact", "", "malformed_head"),
+        ("POST /below/%2e%2e/x", "", "malformed_head"),
+        ("POST /below/a%2fb", "", "malformed_head"),
+        ("POST //exact", "", "malformed_head"),
+        ("POST /unknown", "", "unbound_server"),
+        ("POST /old", "", "credential_revoked"),
+        ("POST /", "", "unbound_server"),
+        ("POST /EXACT", "", "unbound_server"),
+        ("PUT /exact", "", "not_mcp"),
+        ("OPTIONS /exact", "", "not_mcp"),
+        ("GET /exact", "", "not_mcp"),
+        ("GET /exact", "\nAccept: text/html, */*", "not_mcp"),
+        ("GET /exact", "\nAccept: application/json, text/event-stream;q=0.5", "exact /mcp/"),
+        ("GET /exact", "\nAccept: text/event-stream\nContent-Length: 3", "not_mcp"),
+        ("DELETE /exact", "", "not_mcp"),
+        ("DELETE /exact", "\nMcp-Session-Id: x", "exact /mcp/"),
+        ("POST /exact", "\nMcp-Session-Id: x\nMcp-Session-Id: y", "malformed_head"),
+        ("POST /exact", "\nOrigin: http://localhost:3000", "exact /mcp/"),
+        ("POST /exact", "\nOrigin: https://evil.example", "origin_forbidden"),
+        ("POST /exact", "\nOrigin: null", "origin_forbidden"),
+        ("POST /exact", "\nOrigin: http://localhost.evil.example", "origin_forbidden"),
+        ("GET /.well-known/oauth-protected-resource", "", "not found"),
+        ("GET /.well-known/oauth-protected-resource/exact", "", "not found"),
+        ("GET /.well-known/openid-configuration", "", "not found"),
+        ("GET /exact/.well-known/oauth-authorization-server", "", "not found"),
+        ("GET /below/x/.well-known/oauth-authorization-server", "", "not found"),
+        ("POST /register", "", "not found"),
+        ("POST /token", "", "not found"),
+        ("GET /authorize", "", "not found"),
+    ];
+    for (line, more, expected) in rows {
+        let json = if line.starts_with("POST") { "\nContent-Type: application/json" } else { "" };
+        let head = format!("{line} HTTP/1.1\nHost: 127.0.0.1:15101{json}{more}");
+        assert_eq!(outcome(&head, LIST, None), expected, "{head}");
+    }
+}
+
+#[test]
+fn the_host_is_this_machine() {
+    let rows = [
+        ("/exact", "localhost", "exact /mcp/"),
+        ("/exact", "LOCALHOST:15101", "exact /mcp/"),
+        ("/exact", "[::1]:15101", "exact /mcp/"),
+        ("http://127.0.0.1:1/exact", "127.0.0.1:1", "exact /mcp/"),
+        ("/exact", "h.example", "authority_mismatch"),
+        ("/exact", "localhost.h.example", "authority_mismatch"),
+        ("/exact", "127.0.0.1.h.example", "authority_mismatch"),
+        ("/exact", "10.0.0.1", "authority_mismatch"),
+        ("/exact", "", "authority_mismatch"),
+        ("/exact", "a@localhost", "authority_mismatch"),
+        ("http://h.example/exact", "127.0.0.1", "authority_mismatch"),
+        ("http://127.0.0.1:1/exact", "127.0.0.1:2", "authority_mismatch"),
+    ];
+    for (target, host, expected) in rows {
+        let head = format!("POST {target} HTTP/1.1\nHost: {host}\nContent-Type: application/json");
+        assert_eq!(outcome(&head, LIST, None), expected, "{head}");
+    }
+}
+
+#[test]
+fn bodies_decide() {
+    let call = |tool: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}"}}}}"#);
+    let rows = [
+        ("exact", "application/json", LIST.to_owned(), "exact /mcp/"),
+        ("exact", "application/json; charset=UTF-8", LIST.to_owned(), "exact /mcp/"),
+        ("exact", "application/json; charset=utf-16", LIST.to_owned(), "bad_json_rpc"),
+        ("exact", "application/json\nContent-Encoding: gzip", LIST.to_owned(), "bad_json_rpc"),
+        ("exact", "text/plain", LIST.to_owned(), "not_mcp"),
+        ("exact", "application/jsonx", LIST.to_owned(), "not_mcp"),
+        ("exact", "application/json\nContent-Type: application/json", LIST.to_owned(), "malformed_head"),
+        ("exact", "application/json", String::new(), "bad_json_rpc"),
+        ("exact", "application/json", format!("[{LIST}]"), "bad_json_rpc"),
+        ("below", "application/json", format!("[{LIST}]"), "below /api"),
+        ("below", "application/json", "[]".to_owned(), "bad_json_rpc"),
+        ("below", "application/json", format!("[{LIST},{{}}]"), "bad_json_rpc"),
+        ("exact", "application/json", call("search_code"), "exact /mcp/"),
+        ("exact", "application/json", call("search_all"), "tool_denied"),
+        ("exact", "application/json", call("delete"), "tool_denied"),
+        ("exact", "application/json", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#.to_owned(), "tool_denied"),
+        ("exact", "application/json", r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"delete"}}"#.to_owned(), "tool_denied"),
+        ("below", "application/json", call("delete"), "below /api"),
+        ("exact", "application/json\nMcp-Method: tools/list", call("search_code"), "header_mismatch"),
+    ];
+    for (server, kind, body, expected) in rows {
+        let head = format!("POST /{server} HTTP/1.1\nHost: localhost\nContent-Type: {kind}");
+        assert_eq!(outcome(&head, &body, None), expected, "{kind} {body}");
+    }
+}
+
+#[test]
+fn a_session_stays_with_its_server() {
+    let head = "POST /exact HTTP/1.1\nHost: localhost\nContent-Type: application/json\nMcp-Session-Id: s";
+    for (owner, expected) in [(None, "exact /mcp/"), (Some("exact"), "exact /mcp/"), (Some("below"), "session_foreign")] {
+        assert_eq!(outcome(head, LIST, owner), expected);
+    }
+}

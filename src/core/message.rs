@@ -1,0 +1,431 @@
+//! One strict look at a JSON-RPC body: what it is, who it is for, and whether two parsers could
+//! read it differently.
+//!
+//! SDK servers accept duplicate keys (the last wins) and some match keys without regard to case;
+//! a policy that reads the first `method` while the server runs the second is no policy. So such
+//! bodies are refused. Only the fields that decide are read, borrowed from the body.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// What a POST body holds.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// One message.
+    One(Message<'a>),
+    /// A JSON-RPC array (MCP 2025-03-26), each element strictly read.
+    Batch(Vec<Message<'a>>),
+}
+
+/// The deciding fields of one JSON-RPC message.
+#[derive(Debug, Default)]
+pub struct Message<'a> {
+    /// Request, notification or response; `None` where it is none of them.
+    pub kind: Option<Kind>,
+    /// The id exactly as it stands in the body: a string or a whole number.
+    pub id: Option<&'a str>,
+    /// The method.
+    pub method: Option<Cow<'a, str>>,
+    /// What of `params` counts.
+    pub params: Params<'a>,
+    /// The first thing wrong with the message, if anything.
+    pub fault: Option<BodyFault>,
+}
+
+/// The deciding fields of `params`.
+#[derive(Debug, Default)]
+pub struct Params<'a> {
+    /// `name`: the tool or prompt.
+    pub name: Option<Cow<'a, str>>,
+    /// `uri`: the resource.
+    pub uri: Option<Cow<'a, str>>,
+    /// `taskId`.
+    pub task_id: Option<Cow<'a, str>>,
+    /// `_meta["io.modelcontextprotocol/protocolVersion"]`.
+    pub version: Option<Cow<'a, str>>,
+}
+
+/// The kinds of JSON-RPC message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `method` and `id`: wants an answer.
+    Request,
+    /// `method` without `id`.
+    Notification,
+    /// `result` or `error` with an `id`: answers a server's request.
+    Response,
+}
+
+/// Why a body is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFault {
+    /// Not UTF-8.
+    #[error("the body is not UTF-8")]
+    NotUtf8,
+    /// Not JSON, or a field of the wrong type.
+    #[error("the body is not JSON-RPC 2.0")]
+    NotJsonRpc,
+    /// A key twice in the same object.
+    #[error("the body has a key twice")]
+    DuplicateKey,
+    /// A key that differs from one that counts only by case.
+    #[error("the body has a key in the wrong case")]
+    KeyCase,
+    /// An id that is neither a string nor a whole number, or too long to echo.
+    #[error("the id is not a string or a whole number of at most 1024 bytes")]
+    Id,
+    /// More keys than any MCP message has.
+    #[error("the body has too many keys")]
+    TooManyKeys,
+    /// An array where the binding does not allow one, or an empty one.
+    #[error("batches are not allowed here")]
+    Batch,
+}
+
+const MAX_KEYS: usize = 256;
+const MAX_ID_BYTES: usize = 1024;
+const MAX_BATCH: usize = 64;
+const TOP_KEYS: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
+const PARAM_KEYS: &[&str] = &["name", "uri", "taskId", "_meta"];
+const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
+
+/// Reads a body. `Err` means nothing of it can be trusted, not even the id; a
+/// [`Message::fault`] means it is refused, but its id may be echoed.
+pub fn parse(bytes: &[u8]) -> Result<Body<'_>, BodyFault> {
+    let text = std::str::from_utf8(bytes).map_err(|_| BodyFault::NotUtf8)?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let body = json.deserialize_any(BodyVisitor).map_err(|_| BodyFault::NotJsonRpc)?;
+    json.end().map_err(|_| BodyFault::NotJsonRpc)?;
+    Ok(body)
+}
+
+struct BodyVisitor;
+
+impl<'de> Visitor<'de> for BodyVisitor {
+    type Value = Body<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON-RPC message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Body<'de>, A::Error> {
+        Message::read(map).map(Body::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Body<'de>, A::Error> {
+        let mut messages = Vec::new();
+        while let Some(message) = seq.next_element_seed(MessageSeed)? {
+            if messages.len() == MAX_BATCH {
+                return Err(A::Error::custom("batch too long"));
+            }
+            messages.push(message);
+        }
+        Ok(Body::Batch(messages))
+    }
+}
+
+struct MessageSeed;
+
+impl<'de> DeserializeSeed<'de> for MessageSeed {
+    type Value = Message<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Message<'de>, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MessageSeed {
+    type Value = Message<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON-RPC message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Message<'de>, A::Error> {
+        Message::read(map)
+    }
+}
+
+impl<'de> Message<'de> {
+    fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut message = Self::default();
+        let mut keys = Keys::new(TOP_KEYS);
+        let (mut version, mut answer) = (false, false);
+        while let Some(Text(key)) = map.next_key()? {
+            match key.as_ref() {
+                "jsonrpc" => version = map.next_value::<Text<'_>>()?.0 == "2.0",
+                "id" => message.set_id(map.next_value::<&RawValue>()?.get()),
+                "method" => message.method = Some(map.next_value::<Text<'_>>()?.0),
+                "params" => message.set_params(map.next_value_seed(ParamsSeed)?),
+                "result" | "error" => {
+                    answer = true;
+                    map.next_value::<IgnoredAny>()?;
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            message.note(keys.admit(key));
+        }
+        message.kind = match (&message.method, message.id, answer) {
+            (Some(_), Some(_), false) => Some(Kind::Request),
+            (Some(_), None, false) => Some(Kind::Notification),
+            (None, Some(_), true) => Some(Kind::Response),
+            _ => None,
+        };
+        if message.kind.is_none() || !version {
+            message.note(Some(BodyFault::NotJsonRpc));
+        }
+        Ok(message)
+    }
+
+    fn set_id(&mut self, raw: &'de str) {
+        let digits = raw.strip_prefix('-').unwrap_or(raw);
+        let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        if raw.len() <= MAX_ID_BYTES && (raw.starts_with('"') || whole) {
+            self.id = Some(raw);
+        } else {
+            self.note(Some(BodyFault::Id));
+        }
+    }
+
+    fn set_params(&mut self, (params, fault): (Params<'de>, Option<BodyFault>)) {
+        self.params = params;
+        self.note(fault);
+    }
+
+    fn note(&mut self, fault: Option<BodyFault>) {
+        self.fault = self.fault.or(fault);
+    }
+}
+
+/// The keys of one object, to find duplicates and case variants.
+struct Keys<'a> {
+    known: &'static [&'static str],
+    seen: Vec<Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    fn new(known: &'static [&'static str]) -> Self {
+        Self { known, seen: Vec::with_capacity(8) }
+    }
+
+    fn admit(&mut self, key: Cow<'a, str>) -> Option<BodyFault> {
+        if self.seen.len() == MAX_KEYS {
+            return Some(BodyFault::TooManyKeys);
+        }
+        let fault = if self.seen.contains(&key) {
+            Some(BodyFault::DuplicateKey)
+        } else if self.known.iter().any(|known| *known != key && folds_to(&key, known)) {
+            Some(BodyFault::KeyCase)
+        } else {
+            None
+        };
+        self.seen.push(key);
+        fault
+    }
+}
+
+/// Whether a parser that ignores case would take `key` for `known` (ASCII). Two characters
+/// outside ASCII fold into it: the long s and the Kelvin sign; Go's encoding/json knows both.
+fn folds_to(key: &str, known: &str) -> bool {
+    let fold = |c: char| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    key.chars().map(fold).eq(known.chars().map(fold))
+}
+
+struct ParamsSeed;
+
+impl<'de> DeserializeSeed<'de> for ParamsSeed {
+    type Value = (Params<'de>, Option<BodyFault>);
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ParamsSeed {
+    type Value = (Params<'de>, Option<BodyFault>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("params as an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut params = Params::default();
+        let mut keys = Keys::new(PARAM_KEYS);
+        let mut fault = None;
+        while let Some(Text(key)) = map.next_key()? {
+            match key.as_ref() {
+                "name" => params.name = map.next_value::<MaybeText<'_>>()?.0,
+                "uri" => params.uri = map.next_value::<MaybeText<'_>>()?.0,
+                "taskId" => params.task_id = map.next_value::<MaybeText<'_>>()?.0,
+                "_meta" => {
+                    let (version, meta_fault) = map.next_value_seed(MetaSeed)?;
+                    params.version = version;
+                    fault = fault.or(meta_fault);
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            fault = fault.or(keys.admit(key));
+        }
+        Ok((params, fault))
+    }
+}
+
+struct MetaSeed;
+
+impl<'de> DeserializeSeed<'de> for MetaSeed {
+    type Value = (Option<Cow<'de, str>>, Option<BodyFault>);
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MetaSeed {
+    type Value = (Option<Cow<'de, str>>, Option<BodyFault>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("_meta as an object")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok((None, None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut version = None;
+        let mut keys = Keys::new(&[VERSION_KEY]);
+        let mut fault = None;
+        while let Some(Text(key)) = map.next_key()? {
+            if key == VERSION_KEY {
+                version = map.next_value::<MaybeText<'_>>()?.0;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+            fault = fault.or(keys.admit(key));
+        }
+        Ok((version, fault))
+    }
+}
+
+/// A string, borrowed where it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow, deserialize_with = "borrowed")] Cow<'a, str>);
+
+/// A string, or anything else (then `None`): `params.name` of a method that is none of ours.
+struct MaybeText<'a>(Option<Cow<'a, str>>);
+
+impl<'de> Deserialize<'de> for MaybeText<'de> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        let raw: &RawValue = Deserialize::deserialize(json)?;
+        Ok(Self(serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)))
+    }
+}
+
+fn borrowed<'de, D: Deserializer<'de>>(json: D) -> Result<Cow<'de, str>, D::Error> {
+    struct TextVisitor;
+    impl<'de> Visitor<'de> for TextVisitor {
+        type Value = Cow<'de, str>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+            Ok(Cow::Borrowed(text))
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Cow::Owned(text.to_owned()))
+        }
+    }
+    json.deserialize_str(TextVisitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Message<'_> {
+        match parse(text.as_bytes()) {
+            Ok(Body::One(message)) => message,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn messages_are_classified_and_read() {
+        let call = one(r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"se\u0061rch","arguments":{"a":1},"_meta":{"progressToken":1,"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#);
+        assert_eq!(call.fault, None);
+        assert_eq!(call.kind, Some(Kind::Request));
+        assert_eq!(call.id, Some("7"));
+        assert_eq!(call.method.as_deref(), Some("tools/call"));
+        assert_eq!(call.params.name.as_deref(), Some("search"));
+        assert_eq!(call.params.version.as_deref(), Some("2026-07-28"));
+        assert_eq!(one(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).kind, Some(Kind::Notification));
+        assert_eq!(one(r#"{"jsonrpc":"2.0","id":"x","result":{}}"#).kind, Some(Kind::Response));
+        assert_eq!(one(r#"{"jsonrpc":"2.0","id":"x","error":{"code":1,"message":""}}"#).kind, Some(Kind::Response));
+    }
+
+    #[test]
+    fn what_two_parsers_could_read_differently_is_refused() {
+        use BodyFault::*;
+        let rows = [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, DuplicateKey),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}"#, DuplicateKey),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#, DuplicateKey),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"params":{"name":"b"}}"#, DuplicateKey),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","x":1,"x":2}"#, DuplicateKey),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","Method":"b"}"#, KeyCase),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","PARAMS":{"name":"b"}}"#, KeyCase),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","param\u017f":{}}"#, KeyCase),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#, KeyCase),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"tas\u212aId":"b"}}"#, KeyCase),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, Id),
+            (r#"{"jsonrpc":"2.0","id":1.5,"method":"a"}"#, Id),
+            (r#"{"jsonrpc":"2.0","id":{},"method":"a"}"#, Id),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"a"}"#, NotJsonRpc),
+            (r#"{"id":1,"method":"a"}"#, NotJsonRpc),
+            (r#"{"jsonrpc":"2.0","id":1}"#, NotJsonRpc),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","result":1}"#, NotJsonRpc),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(one(text).fault, Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refused_message_still_tells_its_id() {
+        assert_eq!(one(r#"{"jsonrpc":"2.0","method":"a","method":"b","id":"q\"1"}"#).id, Some(r#""q\"1""#));
+    }
+
+    #[test]
+    fn what_is_not_json_rpc_is_refused_whole() {
+        for bad in ["", "{", "1", "\"x\"", "null", "{\"jsonrpc\":\"2.0\"} x", "\u{feff}{}", r#"{"method":1}"#, r#"[1]"#] {
+            assert_eq!(parse(bad.as_bytes()).err(), Some(BodyFault::NotJsonRpc), "{bad}");
+        }
+        assert_eq!(parse(b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}").err(), Some(BodyFault::NotUtf8));
+        let deep = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{{\"x\":{}}}}}", "[".repeat(100_000));
+        assert_eq!(parse(deep.as_bytes()).err(), Some(BodyFault::NotJsonRpc));
+    }
+
+    #[test]
+    fn a_batch_is_read_element_by_element() {
+        let Ok(Body::Batch(batch)) = parse(br#"[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b","method":"c"}]"#) else {
+            panic!("not a batch")
+        };
+        assert_eq!(batch.iter().map(|m| m.fault).collect::<Vec<_>>(), [None, Some(BodyFault::DuplicateKey)]);
+    }
+}

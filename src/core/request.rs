@@ -1,0 +1,203 @@
+//! The head of an agent's request, read strictly.
+//!
+//! What RFC 9112 forbids is refused, and so is what it allows but two parsers have been seen to
+//! read differently: no repair, no guess. Everything that passes here is later written anew, so
+//! nothing of these bytes reaches an upstream by accident.
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+/// The most fields a head may have.
+pub const MAX_FIELDS: usize = 100;
+
+/// A request head.
+#[derive(Debug)]
+pub struct Head {
+    /// The method; CONNECT never gets here.
+    pub method: Method,
+    /// The target.
+    pub target: Target,
+    /// The fields; `Host` is there exactly once.
+    pub headers: HeaderMap,
+    /// How the body is framed.
+    pub framing: Framing,
+}
+
+/// A request target in origin-form or absolute-form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `host:port` of the absolute-form.
+    pub authority: Option<String>,
+    /// The path as sent.
+    pub path: String,
+    /// What follows `?`.
+    pub query: Option<String>,
+}
+
+/// How long the body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// This many bytes (0 where no framing field is there).
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+/// Why a head is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadFault {
+    /// TLS, HTTP/2, bare JSON.
+    #[error("the bytes are not HTTP/1.1")]
+    NotHttp,
+    /// The text says what.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Too many bytes or fields.
+    #[error("the head is too large")]
+    TooLarge,
+    /// CONNECT, or an upgrade to anything but h2c (which may be, and is, ignored).
+    #[error("a tunnel or upgrade was asked for")]
+    Tunnel,
+}
+
+use HeadFault::Malformed;
+
+/// Finds the end of the head in `buffer`: the offset behind the empty line, `None` if it has not
+/// come yet. `from` is where the last look ended (0 at first).
+pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>, HeadFault> {
+    if buffer.first().is_some_and(|b| !is_token(*b)) || buffer.starts_with(b"PRI * HTTP/2") {
+        return Err(HeadFault::NotHttp);
+    }
+    let start = from.saturating_sub(3);
+    for at in memchr::memchr_iter(b'\n', buffer.get(start..).unwrap_or_default()).map(|at| at + start) {
+        if at == 0 || buffer.get(at - 1) != Some(&b'\r') {
+            return Err(Malformed("a line ends without CR"));
+        }
+        if at >= 3 && buffer.get(at - 3) == Some(&b'\r') && buffer.get(at - 2) == Some(&b'\n') {
+            return if at + 1 > max { Err(HeadFault::TooLarge) } else { Ok(Some(at + 1)) };
+        }
+    }
+    if buffer.len() >= max { Err(HeadFault::TooLarge) } else { Ok(None) }
+}
+
+/// Reads a whole head, the empty line included.
+pub fn parse(head: &[u8]) -> Result<Head, HeadFault> {
+    let text = head.strip_suffix(b"\r\n\r\n").ok_or(Malformed("the head has no end"))?;
+    if text.contains(&0) {
+        return Err(Malformed("a NUL byte in the head"));
+    }
+    let mut lines = Lines(Some(text));
+    let (method, target) = request_line(lines.next().unwrap_or_default())?;
+    let headers = fields(lines)?;
+    if headers.get_all(HOST).iter().count() != 1 {
+        return Err(Malformed("Host must be there exactly once"));
+    }
+    let foreign = |v: &HeaderValue| !v.as_bytes().eq_ignore_ascii_case(b"h2c");
+    if method == Method::CONNECT || headers.get_all(UPGRADE).iter().any(foreign) {
+        return Err(HeadFault::Tunnel);
+    }
+    let framing = framing(&headers)?;
+    Ok(Head { method, target: parse_target(target)?, headers, framing })
+}
+
+/// The lines of a head, split at CRLF. A CR or LF left inside a line is caught by its reader.
+struct Lines<'a>(Option<&'a [u8]>);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.0?;
+        let end = memchr::memmem::find(rest, b"\r\n");
+        self.0 = end.and_then(|at| rest.get(at + 2..));
+        rest.get(..end.unwrap_or(rest.len()))
+    }
+}
+
+fn request_line(line: &[u8]) -> Result<(Method, &[u8]), HeadFault> {
+    let mut parts = line.split(|b| *b == b' ');
+    let (method, target, version) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(method), Some(target), Some(version), None) => (method, target, version),
+        (Some(_), None, ..) => return Err(HeadFault::NotHttp),
+        _ => return Err(Malformed("the request line is not METHOD SP target SP HTTP/1.1")),
+    };
+    if version != b"HTTP/1.1" {
+        let http = version.starts_with(b"HTTP/");
+        return Err(if http { Malformed("the version is not HTTP/1.1") } else { HeadFault::NotHttp });
+    }
+    let method = Method::from_bytes(method).map_err(|_| Malformed("the method is not a token"))?;
+    Ok((method, target))
+}
+
+fn fields(lines: Lines<'_>) -> Result<HeaderMap, HeadFault> {
+    let mut headers = HeaderMap::with_capacity(24);
+    for line in lines {
+        if headers.len() == MAX_FIELDS {
+            return Err(HeadFault::TooLarge);
+        }
+        if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
+            return Err(Malformed("a folded header line"));
+        }
+        let colon = memchr::memchr(b':', line).ok_or(Malformed("a header line without colon"))?;
+        let (name, value) = line.split_at(colon);
+        let name = HeaderName::from_bytes(name).map_err(|_| Malformed("a header name is not a token"))?;
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        if value.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
+            return Err(Malformed("a control character in a header value"));
+        }
+        let value = HeaderValue::from_bytes(value).map_err(|_| Malformed("a header value is not valid"))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// RFC 9112 section 6: one framing field, one way to read it.
+fn framing(headers: &HeaderMap) -> Result<Framing, HeadFault> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (lengths.next(), lengths.next(), codings.next(), codings.next()) {
+        (None, None, None, None) => Ok(Framing::Length(0)),
+        (Some(length), None, None, None) => {
+            let digits = length.as_bytes();
+            let plain = !digits.is_empty() && digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit);
+            let length = plain.then(|| length.to_str().ok()?.parse().ok()).flatten();
+            length.map(Framing::Length).ok_or(Malformed("Content-Length is not a plain number"))
+        }
+        (None, None, Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        (None, None, Some(_), _) => Err(Malformed("Transfer-Encoding is not exactly chunked")),
+        (Some(_), _, Some(_), _) => Err(Malformed("Content-Length together with Transfer-Encoding")),
+        _ => Err(Malformed("Content-Length more than once")),
+    }
+}
+
+fn parse_target(target: &[u8]) -> Result<Target, HeadFault> {
+    let visible = target.iter().all(u8::is_ascii_graphic);
+    let text = std::str::from_utf8(target).ok().filter(|_| visible).ok_or(Malformed("the target is not visible ASCII"))?;
+    if text.contains('#') {
+        return Err(Malformed("a fragment in the target"));
+    }
+    let (authority, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            let (authority, rest) = rest.split_at(end);
+            (Some(authority.to_owned()), rest)
+        }
+        _ if text.starts_with('/') || text == "*" => (None, text),
+        _ => return Err(Malformed("the target is neither a path nor an http URL")),
+    };
+    let (path, query) = match rest.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (rest, None),
+    };
+    let path = if path.is_empty() { "/" } else { path };
+    Ok(Target { authority, path: path.to_owned(), query })
+}
+
+/// RFC 9110 `tchar`.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

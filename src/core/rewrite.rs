@@ -1,0 +1,156 @@
+//! Header sets, made anew: nothing of the agent's goes out, and nothing of the upstream's comes
+//! back, unless it is named here.
+
+use std::borrow::Cow;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+
+use super::binding::{Binding, is_forwarded, looks_like_credential};
+use super::routes::below;
+use super::upstream::UpstreamUrl;
+
+/// The credential to place: which header, which value.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement<'a> {
+    /// The binding's header.
+    pub header: &'a HeaderName,
+    /// Its value, marked sensitive.
+    pub value: &'a HeaderValue,
+}
+
+/// The header set of the upstream request: allow-listed fields of the agent, then exactly one
+/// credential. `Host` and the framing fields are the sender's to add.
+pub fn to_upstream(agent: &HeaderMap, binding: &Binding, credential: Placement<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(16);
+    for (name, value) in agent {
+        let framing = name == header::CONTENT_LENGTH;
+        let passes = is_forwarded(name.as_str()) || binding.pass_headers.contains(name);
+        if passes && !framing && name != credential.header {
+            headers.append(name, value.clone());
+        }
+    }
+    // What cannot be read cannot be checked for an echo of the credential.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(cookies) = allowed_cookies(agent, binding) {
+        headers.insert(header::COOKIE, cookies);
+    }
+    headers.insert(credential.header.clone(), credential.value.clone());
+    headers
+}
+
+/// Whether the agent sent a credential of its own in its headers (which was dropped).
+pub fn carries_token(agent: &HeaderMap, credential_header: &HeaderName) -> bool {
+    agent.keys().any(|name| name == credential_header || looks_like_credential(name.as_str()))
+}
+
+/// The agent's query without `access_token` (RFC 6750 section 2.3), and whether there was one.
+pub fn query(query: Option<&str>) -> (Option<Cow<'_, str>>, bool) {
+    let Some(query) = query else { return (None, false) };
+    let is_token = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        percent_decode_str(name).decode_utf8_lossy().trim().eq_ignore_ascii_case("access_token")
+    };
+    if !query.split('&').any(|pair| is_token(&pair)) {
+        return (Some(Cow::Borrowed(query)), false);
+    }
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
+    ((!kept.is_empty()).then(|| Cow::Owned(kept.join("&"))), true)
+}
+
+fn allowed_cookies(agent: &HeaderMap, binding: &Binding) -> Option<HeaderValue> {
+    if binding.pass_cookies.is_empty() {
+        return None;
+    }
+    let lines = agent.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
+    let pairs: Vec<&str> = lines
+        .flat_map(|line| line.split(';'))
+        .map(str::trim)
+        .filter(|pair| pair.split_once('=').is_some_and(|(name, _)| binding.pass_cookies.iter().any(|c| c == name)))
+        .collect();
+    (!pairs.is_empty()).then(|| HeaderValue::from_str(&pairs.join("; ")).ok()).flatten()
+}
+
+/// Response fields that never reach the agent: they belong to one connection, or would steer the
+/// agent to another place or to a login.
+fn is_dropped(name: &HeaderName) -> bool {
+    const NAMES: [&str; 17] = [
+        "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+        "www-authenticate", "proxy-authenticate", "authentication-info", "proxy-authentication-info",
+        "set-cookie", "set-cookie2", "alt-svc", "refresh", "content-location", "strict-transport-security",
+    ];
+    NAMES.contains(&name.as_str()) || name == header::LOCATION || name == header::CONTENT_LENGTH
+}
+
+/// The header set of the agent's response. The framing fields are the writer's to add.
+pub fn to_agent(upstream: &HeaderMap, binding: &Binding, request_target: &str) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(upstream.len());
+    for (name, value) in upstream {
+        if !is_dropped(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    if let Some(location) = upstream.get(header::LOCATION).and_then(|l| l.to_str().ok())
+        && let Some(location) = rewritten_location(location, binding, request_target)
+        && let Ok(location) = HeaderValue::from_str(&location)
+    {
+        headers.insert(header::LOCATION, location);
+    }
+    for cookie in upstream.get_all(header::SET_COOKIE).iter().filter_map(|c| c.to_str().ok()) {
+        let pair = cookie.split(';').next().unwrap_or_default().trim();
+        let allowed = pair.split_once('=').is_some_and(|(name, _)| binding.pass_cookies.iter().any(|c| c == name));
+        // Domain, Path and Secure speak of the upstream's origin; the agent's is this endpoint.
+        if allowed && let Ok(cookie) = HeaderValue::from_str(&format!("{pair}; Path=/{}", binding.server.name)) {
+            headers.append(header::SET_COOKIE, cookie);
+        }
+    }
+    headers
+}
+
+/// `Location` as the agent may see it: a place that the binding covers becomes the endpoint's
+/// path; any other loses user, query and fragment, where credentials travel; one that cannot be
+/// read is dropped.
+fn rewritten_location(location: &str, binding: &Binding, request_target: &str) -> Option<String> {
+    let (place, query) = split_query(location);
+    let url = absolute(place, &binding.server.url, request_target)?;
+    let server = &binding.server;
+    let rest = below(server.url.path(), url.path()).filter(|rest| rest.is_empty() || server.subpaths);
+    match rest.filter(|_| server.url.same_origin(&url)) {
+        Some(rest) => {
+            let query = self::query(query).0.map(|q| format!("?{q}")).unwrap_or_default();
+            Some(format!("/{}{rest}{query}", server.name))
+        }
+        None => Some(url.to_string()),
+    }
+}
+
+fn split_query(reference: &str) -> (&str, Option<&str>) {
+    let reference = reference.split('#').next().unwrap_or_default();
+    reference.split_once('?').map_or((reference, None), |(place, query)| (place, Some(query)))
+}
+
+/// Resolves a reference (RFC 3986 section 5) as far as redirects use it.
+fn absolute(place: &str, base: &UpstreamUrl, request_target: &str) -> Option<UpstreamUrl> {
+    let origin = |rest: &str| format!("{}://{}{rest}", base.scheme.as_str(), base.authority());
+    let text = if let Some((scheme, rest)) = place.split_once("://") {
+        let end = rest.find('/').unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let authority = authority.rsplit('@').next().unwrap_or_default();
+        format!("{scheme}://{authority}{path}")
+    } else if place.starts_with("//") {
+        format!("{}:{place}", base.scheme.as_str())
+    } else if place.starts_with('/') {
+        origin(place)
+    } else if place.contains(':') {
+        return None;
+    } else {
+        let path = request_target.split('?').next().unwrap_or_default();
+        let directory = path.rfind('/').and_then(|slash| path.get(..=slash)).unwrap_or("/");
+        origin(&format!("{directory}{place}"))
+    };
+    UpstreamUrl::parse(&text).ok()
+}
+
+#[cfg(test)]
+#[path = "rewrite_tests.rs"]
+mod tests;

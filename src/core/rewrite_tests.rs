@@ -1,0 +1,130 @@
+//! What goes out and what comes back, as tables and properties.
+
+use std::sync::Arc;
+
+use super::super::secret::header_value;
+use super::*;
+use crate::api::document::read_bindings;
+use proptest::prelude::*;
+
+fn binding(extra: &str) -> Binding {
+    let text = format!(
+        "apiVersion: postern.dev/v1alpha1\nkind: CredentialBinding\nmetadata: {{name: a, namespace: ns}}\nspec:\n  serviceAccounts: [sa]\n  server: {{name: srv, url: https://h.example/mcp, subpaths: true}}\n{extra}\n"
+    );
+    let (bindings, problems) = read_bindings("x", &text);
+    assert_eq!(problems, []);
+    bindings.into_iter().next().unwrap().binding
+}
+
+fn bearer() -> Binding {
+    binding("  credential: {type: Bearer, secretRef: {name: s, key: t}}\n  passHeaders: [X-Tenant]\n  passCookies: [lb]")
+}
+
+fn map(fields: &[(&str, &str)]) -> HeaderMap {
+    fields.iter().map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap())).collect()
+}
+
+fn lines(headers: &HeaderMap) -> Vec<String> {
+    let mut lines: Vec<_> = headers.iter().map(|(n, v)| format!("{n}: {}", String::from_utf8_lossy(v.as_bytes()))).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn only_named_headers_go_out() {
+    let agent = map(&[
+        ("Host", "127.0.0.1"), ("Authorization", "Bearer agent"), ("Proxy-Authorization", "x"), ("Cookie", "sid=1; lb=2"),
+        ("X-Api-Key", "k"), ("X-Forwarded-For", "1.2.3.4"), ("Connection", "authorization"), ("Accept", "application/json"),
+        ("Accept-Encoding", "gzip"), ("Mcp-Session-Id", "s"), ("Mcp-Param-Region", "eu"), ("X-Tenant", "t"), ("X-Other", "o"),
+        ("Content-Length", "3"), ("Content-Type", "application/json"), ("Traceparent", "00-1"), ("DPoP", "p"), ("TE", "trailers"),
+    ]);
+    let value = header_value("Bearer ", b"ours", "").unwrap();
+    let binding = bearer();
+    let out = to_upstream(&agent, &binding, Placement { header: &binding.credential.header, value: &value });
+    assert_eq!(lines(&out), [
+        "accept-encoding: identity", "accept: application/json", "authorization: Bearer ours", "content-type: application/json",
+        "cookie: lb=2", "mcp-param-region: eu", "mcp-session-id: s", "traceparent: 00-1", "x-tenant: t",
+    ]);
+    assert!(carries_token(&agent, &binding.credential.header));
+    assert!(!carries_token(&map(&[("Accept", "a")]), &binding.credential.header));
+}
+
+#[test]
+fn a_custom_header_leaves_no_authorization() {
+    let binding = binding("  credential: {type: Header, secretRef: {name: s, key: t}, header: {name: X-Key}}");
+    let value = header_value("", b"ours", "").unwrap();
+    let agent = map(&[("Authorization", "Bearer agent"), ("x-key", "agent"), ("X-KEY", "agent2")]);
+    let out = to_upstream(&agent, &binding, Placement { header: &binding.credential.header, value: &value });
+    assert_eq!(lines(&out), ["accept-encoding: identity", "x-key: ours"]);
+}
+
+#[test]
+fn tokens_leave_the_query() {
+    let rows = [
+        (None, (None, false)),
+        (Some("a=b"), (Some("a=b"), false)),
+        (Some("access_token=x"), (None, true)),
+        (Some("a=b&ACCESS_token=x&c"), (Some("a=b&c"), true)),
+        (Some("a=b&%61ccess_token=x"), (Some("a=b"), true)),
+        (Some("my_access_token=x"), (Some("my_access_token=x"), false)),
+    ];
+    for (text, expected) in rows {
+        let (kept, dropped) = query(text);
+        assert_eq!((kept.as_deref(), dropped), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn what_comes_back_cannot_steer_the_agent() {
+    let upstream = map(&[
+        ("Content-Type", "application/json"), ("WWW-Authenticate", "Bearer"), ("Set-Cookie", "sid=1; Path=/"),
+        ("Set-Cookie", "lb=2; Domain=h.example; Secure"), ("Alt-Svc", "h3"), ("Connection", "close"), ("Transfer-Encoding", "chunked"),
+        ("Mcp-Session-Id", "s"), ("X-Accel-Buffering", "no"),
+    ]);
+    assert_eq!(lines(&to_agent(&upstream, &bearer(), "/mcp")), [
+        "content-type: application/json", "mcp-session-id: s", "set-cookie: lb=2; Path=/srv", "x-accel-buffering: no",
+    ]);
+}
+
+#[test]
+fn locations_stay_at_the_endpoint_or_lose_their_secrets() {
+    let rows = [
+        ("https://h.example/mcp", Some("/srv")),
+        ("https://h.example/mcp/", Some("/srv")),
+        ("https://h.example:443/mcp/x?a=1&access_token=t", Some("/srv/x?a=1")),
+        ("/mcp/y", Some("/srv/y")),
+        ("y", Some("/srv/sub/y")),
+        ("//h.example/mcp/z", Some("/srv/z")),
+        ("https://h.example/other?code=c#f", Some("https://h.example/other")),
+        ("http://h.example/mcp", Some("http://h.example/mcp")),
+        ("https://h.example:444/mcp", Some("https://h.example:444/mcp")),
+        ("https://user:pw@evil.example/mcp?token=t", Some("https://evil.example/mcp")),
+        ("//evil.example/mcp", Some("https://evil.example/mcp")),
+        ("javascript:alert(1)", None),
+        ("https://h.example/mcp/../x", None),
+    ];
+    for (location, expected) in rows {
+        let headers = to_agent(&map(&[("Location", location)]), &bearer(), "/mcp/sub/here?q");
+        assert_eq!(headers.get("location").map(|l| l.to_str().unwrap()), expected, "{location}");
+    }
+}
+
+proptest! {
+    /// T23: whatever the agent sends, exactly one credential goes out, no byte of the agent's
+    /// own, and fields that pass keep their order.
+    #[test]
+    fn exactly_one_credential(fields in proptest::collection::vec(("(authorization|Authorization|AUTHORIZATION|x-key|cookie|Cookie|accept|Accept|mcp-a|X-API-KEY|x-tenant)", "agent-[a-z]{1,5}"), 0..20)) {
+        let binding = Arc::new(bearer());
+        let value = header_value("Bearer ", b"ours", "").unwrap();
+        let agent: HeaderMap = fields.iter().map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap())).collect();
+        let out = to_upstream(&agent, &binding, Placement { header: &binding.credential.header, value: &value });
+        let tokens: Vec<_> = out.get_all("authorization").iter().map(|v| v.as_bytes().to_vec()).collect();
+        prop_assert_eq!(tokens, vec![b"Bearer ours".to_vec()]);
+        for name in ["x-key", "cookie", "x-api-key"] {
+            prop_assert!(!out.contains_key(name));
+        }
+        let sent: Vec<_> = fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("accept")).map(|(_, v)| v.clone()).collect();
+        let passed: Vec<_> = out.get_all("accept").iter().map(|v| v.to_str().unwrap().to_owned()).collect();
+        prop_assert_eq!(passed, sent);
+    }
+}

@@ -1,0 +1,225 @@
+//! Where a binding's server is: an absolute URL with nothing hidden in it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::path;
+
+/// How the upstream is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// TLS, verified.
+    Https,
+    /// Plaintext, only with the binding's consent.
+    Http,
+}
+
+impl Scheme {
+    /// The scheme as it stands in a URL.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+        }
+    }
+
+    const fn default_port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Http => 80,
+        }
+    }
+}
+
+/// A host: a DNS name in lower case, or an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// To be resolved.
+    Name(Arc<str>),
+    /// Written as an address; checked like a resolved one.
+    Address(IpAddr),
+}
+
+impl Host {
+    /// Reads the host of a URL or `Host` field, without its port.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(inner) = text.strip_prefix('[') {
+            return inner.strip_suffix(']')?.parse().ok().map(|v6| Self::Address(IpAddr::V6(v6)));
+        }
+        if let Ok(v4) = text.parse() {
+            return Some(Self::Address(IpAddr::V4(v4)));
+        }
+        is_host_name(text).then(|| Self::Name(text.to_ascii_lowercase().into()))
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Address(IpAddr::V4(v4)) => write!(f, "{v4}"),
+            Self::Address(IpAddr::V6(v6)) => write!(f, "[{v6}]"),
+        }
+    }
+}
+
+/// Letters, digits, `-` and `_` in labels joined by dots. A last label that is a number is
+/// refused: some resolvers read `127.1` or `0x7f.1` as an address.
+fn is_host_name(text: &str) -> bool {
+    let label = |l: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        !l.is_empty() && l.len() <= 63 && l.bytes().all(allowed) && !l.starts_with('-') && !l.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    let numeric = last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X");
+    !text.is_empty() && text.len() <= 253 && text.split('.').all(label) && !numeric
+}
+
+/// Splits `host[:port]`; the port is decimal, 1 to 65535.
+pub fn split_authority(text: &str) -> Option<(Host, Option<u16>)> {
+    let colon = match text.rfind(']') {
+        Some(bracket) => text.get(bracket..)?.find(':').map(|at| at + bracket),
+        None => text.find(':'),
+    };
+    let Some(colon) = colon else { return Host::parse(text).map(|host| (host, None)) };
+    let (host, port) = (text.get(..colon)?, text.get(colon + 1..)?);
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let port: u16 = digits.then(|| port.parse().ok()).flatten().filter(|p| *p != 0)?;
+    Host::parse(host).map(|host| (host, Some(port)))
+}
+
+/// The URL of an upstream MCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UpstreamUrl {
+    /// TLS or plaintext.
+    pub scheme: Scheme,
+    /// Name or address.
+    pub host: Host,
+    /// The port, the scheme's own if the URL has none.
+    pub port: u16,
+    path: Arc<str>,
+}
+
+/// Why a text is not an upstream URL. `Display` gives the expected form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UrlFault {
+    /// `stdio:` or a command line.
+    #[error("an https URL: stdio servers cannot be served (run the server behind Streamable HTTP)")]
+    Stdio,
+    /// `file:`, `unix:`, `ws:` and the like, or none.
+    #[error("an https URL (http only with allowPlaintext: true); file:, unix:, ws: and other schemes cannot be served")]
+    Scheme,
+    /// `user:password@`.
+    #[error("a URL without user or password; the credential belongs in a Secret")]
+    UserInfo,
+    /// `?query` or `#fragment`.
+    #[error("a URL without query and fragment")]
+    QueryOrFragment,
+    /// No host, or one that is neither a DNS name nor an address, or a bad port.
+    #[error("a URL with a DNS name or an IP address, and a port of 1 to 65535 if any")]
+    Authority,
+    /// A path that could be read as another one.
+    #[error("a URL whose path has no dot segments, empty segments or encoded slashes")]
+    Path,
+}
+
+impl UpstreamUrl {
+    /// Reads an absolute `https://` or `http://` URL.
+    pub fn parse(text: &str) -> Result<Self, UrlFault> {
+        let (scheme, rest) = text.split_once("://").map_or((text, None), |(s, r)| (s, Some(r)));
+        let scheme = match (scheme.to_ascii_lowercase().as_str(), rest) {
+            ("https", Some(_)) => Scheme::Https,
+            ("http", Some(_)) => Scheme::Http,
+            (other, _) if other == "stdio" || other.starts_with("stdio:") => return Err(UrlFault::Stdio),
+            _ => return Err(UrlFault::Scheme),
+        };
+        let rest = rest.unwrap_or_default();
+        if rest.contains(['?', '#']) {
+            return Err(UrlFault::QueryOrFragment);
+        }
+        let (authority, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, "/"),
+        };
+        if authority.contains('@') {
+            return Err(UrlFault::UserInfo);
+        }
+        let (host, port) = split_authority(authority).ok_or(UrlFault::Authority)?;
+        path::check(path).map_err(|_| UrlFault::Path)?;
+        Ok(Self { scheme, host, port: port.unwrap_or(scheme.default_port()), path: path.into() })
+    }
+
+    /// The path, beginning with `/`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What goes into the `Host` field: the port only where it is not the scheme's own.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host.to_string()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Scheme, host and port are the same: what a browser calls the same origin.
+    pub fn same_origin(&self, other: &Self) -> bool {
+        (self.scheme, &self.host, self.port) == (other.scheme, &other.host, other.port)
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme.as_str(), self.authority(), self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_parse_to_one_meaning() {
+        let rows = [
+            ("https://api.example.com/mcp/", "https://api.example.com/mcp/"),
+            ("HTTPS://API.Example.com", "https://api.example.com/"),
+            ("https://api.example.com:443/x", "https://api.example.com/x"),
+            ("http://10.0.0.1:8080/mcp", "http://10.0.0.1:8080/mcp"),
+            ("https://[2001:db8::1]:8443/mcp", "https://[2001:db8::1]:8443/mcp"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(UpstreamUrl::parse(text).map(|u| u.to_string()).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused_with_their_fault() {
+        let rows = [
+            ("stdio:npx server", UrlFault::Stdio),
+            ("stdio", UrlFault::Stdio),
+            ("stdio://x", UrlFault::Stdio),
+            ("npx -y server", UrlFault::Scheme),
+            ("file:///etc/passwd", UrlFault::Scheme),
+            ("unix:/run/x.sock", UrlFault::Scheme),
+            ("ws://h/mcp", UrlFault::Scheme),
+            ("https:/h", UrlFault::Scheme),
+            ("https://u:p@h/", UrlFault::UserInfo),
+            ("https://h/?token=x", UrlFault::QueryOrFragment),
+            ("https://h/#x", UrlFault::QueryOrFragment),
+            ("https:///x", UrlFault::Authority),
+            ("https://h:0/", UrlFault::Authority),
+            ("https://h:99999/", UrlFault::Authority),
+            ("https://127.1/", UrlFault::Authority),
+            ("https://0x7f.0x1/", UrlFault::Authority),
+            ("https://h\\@evil/", UrlFault::UserInfo),
+            ("https://h h/", UrlFault::Authority),
+            ("https://h/a/../b", UrlFault::Path),
+            ("https://h/a%2fb", UrlFault::Path),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(UpstreamUrl::parse(text), Err(expected), "{text}");
+        }
+    }
+}

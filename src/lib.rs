@@ -1,0 +1,4 @@
+//! Postern: the sidecar that holds the credentials an AI agent needs for its MCP servers.
+#![forbid(unsafe_code)]
+pub mod api;
+pub mod core;

@@ -1,0 +1,14 @@
+//! The suite: the real binary between a raw agent and a raw upstream, over real sockets.
+//!
+//! One module per promise. Nothing here is mocked inside the product; the fakes are at the
+//! sockets, and they keep every byte. `POSTERN_EVIDENCE=<dir>` keeps what the sidecars wrote.
+
+mod configs;
+mod drain;
+mod isolation;
+mod observe;
+mod refusals;
+mod rotation;
+mod streams;
+mod support;
+mod wire;

@@ -1,0 +1,63 @@
+//! Values that can be searched for: long, random from the first character on, unlike any other.
+
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+const PLAIN: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+const AWKWARD: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghkmnpqrstuvwxyz23456789+/=%&?~\"\\<>:; ";
+
+/// Values at least this long are searched for; shorter ones would be found by chance.
+pub const SEARCHABLE: usize = 20;
+
+fn random(alphabet: &[u8], length: usize) -> String {
+    let mut bytes = vec![0; length];
+    rand::fill(&mut bytes).expect("the system has randomness");
+    bytes.iter().map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()])).collect()
+}
+
+/// An upstream credential of letters and digits.
+pub fn unique_secret() -> String {
+    random(PLAIN, 40)
+}
+
+/// An upstream credential that percent- and base64-encodes to something else than itself.
+pub fn awkward_secret() -> String {
+    format!("{}{}+/=%{}", random(PLAIN, 8), random(AWKWARD, 40), random(PLAIN, 8))
+}
+
+/// A token of the agent's own: it must never reach an upstream.
+pub fn sentinel() -> String {
+    format!("agent{}", random(PLAIN, 24))
+}
+
+/// Every form in which `secret` would give itself away: plain, its first eight characters,
+/// percent-encoded, base64 at each of the three alignments.
+pub fn forms(secret: &str) -> Vec<String> {
+    let mut forms = vec![
+        secret.to_owned(),
+        secret.chars().take(8).collect(),
+        utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string(),
+        STANDARD.encode(secret),
+        URL_SAFE_NO_PAD.encode(secret),
+    ];
+    for skip in 1..=2 {
+        // Inside a longer text the value may begin at any of three positions of a base64 group;
+        // the characters that depend on the neighbours are cut off.
+        let shifted = [&vec![b'x'; skip][..], secret.as_bytes()].concat();
+        let text = STANDARD_NO_PAD.encode(shifted);
+        forms.push(text[4..text.len() - 4].to_owned());
+    }
+    forms
+}
+
+/// The first form of any of `secrets` that stands in `text`.
+pub fn find_leak(text: &[u8], secrets: &[String]) -> Option<String> {
+    secrets.iter().flat_map(|secret| forms(secret)).find(|form| contains(text, form.as_bytes()))
+}
+
+/// Whether `needle` stands anywhere in `hay`.
+pub fn contains(hay: &[u8], needle: &[u8]) -> bool {
+    memchr::memmem::find(hay, needle).is_some()
+}

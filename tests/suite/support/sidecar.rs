@@ -1,0 +1,282 @@
+//! The real binary, started on real files, listened to on every output it has.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+
+use super::agent::Agent;
+use super::documents::Binding;
+use super::evidence;
+use super::files::{Files, Layout};
+use super::message::{Message, Response};
+use super::observed::{Observed, PATIENCE, within};
+use super::output::{Lines, Metrics, collect};
+use super::secrets::find_leak;
+
+/// A sidecar to be started.
+pub struct Builder {
+    config: Value,
+    bindings: Vec<Binding>,
+    layout: Layout,
+}
+
+impl Builder {
+    pub fn binding(mut self, binding: Binding) -> Self {
+        self.bindings.push(binding);
+        self
+    }
+
+    /// Sets one top-level key of the configuration.
+    pub fn config(mut self, key: &str, value: Value) -> Self {
+        self.config[key] = value;
+        self
+    }
+
+    /// Lays Secrets out as the kubelet mounts them.
+    pub fn kubelet_volumes(mut self) -> Self {
+        self.layout = Layout::Kubelet;
+        self
+    }
+
+    /// Writes the files, starts the binary, and awaits that it listens.
+    pub async fn start(self) -> Sidecar {
+        let files = Files::new(self.layout);
+        self.bindings.iter().for_each(|binding| files.add(binding));
+        files.write("postern.yaml", serde_yaml::to_string(&self.config).expect("a JSON value is YAML"));
+        let process = Process::start(&files);
+        let listening = process.listening().await;
+        let address = |field: &str| -> SocketAddr {
+            let text = listening[field].as_str().unwrap_or_else(|| panic!("no {field} in {listening}"));
+            text.parse().unwrap_or_else(|_| panic!("{field} is not an address: {text}"))
+        };
+        let (endpoint, admin) = (address("endpoint"), address("admin"));
+        Sidecar { files, process, endpoint, admin, scrapes: Mutex::default() }
+    }
+}
+
+/// A running sidecar; it dies with the test.
+pub struct Sidecar {
+    files: Files,
+    process: Process,
+    endpoint: SocketAddr,
+    admin: SocketAddr,
+    scrapes: Mutex<Vec<u8>>,
+}
+
+impl Sidecar {
+    /// Loopback upstreams allowed, free ports, full trace.
+    pub fn for_caller(namespace: &str, service_account: &str) -> Builder {
+        let config = json!({
+            "caller": {"namespace": namespace, "serviceAccount": service_account},
+            "source": {"file": {"directory": "./bindings"}},
+            "endpoint": {"port": 0},
+            "admin": {"address": "127.0.0.1", "port": 0},
+            "dial": {"allowLoopback": true},
+            "log": {"level": "trace", "format": "json"},
+        });
+        Builder { config, bindings: Vec::new(), layout: Layout::Files }
+    }
+
+    /// The caller that most tests are.
+    pub fn for_research() -> Builder {
+        Self::for_caller("research", "research-agent")
+    }
+
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id
+    }
+
+    pub fn endpoint(&self) -> SocketAddr {
+        self.endpoint
+    }
+
+    /// A new agent connection.
+    pub async fn agent(&self) -> Agent {
+        Agent::connect(self.endpoint).await
+    }
+
+    /// One exchange on a connection of its own.
+    pub async fn ask(&self, message: Message) -> Response {
+        self.agent().await.ask(message).await
+    }
+
+    /// One POST of this body to a server.
+    pub async fn post(&self, server: &str, body: impl Into<Vec<u8>>) -> Response {
+        self.ask(Message::post(server, body)).await
+    }
+
+    /// One GET of the admin listener.
+    pub async fn admin(&self, path: &str) -> Response {
+        let response = Agent::connect(self.admin).await.ask(Message::new("GET", path)).await;
+        let mut scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
+        scrapes.extend_from_slice(&response.head.raw);
+        scrapes.extend_from_slice(&response.body);
+        response
+    }
+
+    pub async fn metrics(&self) -> Metrics {
+        let response = self.admin("/metrics").await;
+        assert_eq!(response.status, 200);
+        Metrics::new(response.text())
+    }
+
+    /// The present value of a metric, summed over the series that carry these labels.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.metrics().await.sum(name, labels)
+    }
+
+    /// Takes the next access line that `wanted` holds for.
+    pub async fn next_access(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let parse = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON on stdout: {line:?}"));
+            wanted(&line).then_some(line)
+        };
+        self.process.stdout.until(&format!("an access line: {what}"), |lines| lines.take(parse)).await
+    }
+
+    /// The lines on stdout so far.
+    pub fn access_lines(&self) -> Vec<Value> {
+        let parse = |line: &String| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line:?}"));
+        self.process.stdout.read(|lines| lines.lines.iter().map(parse).collect())
+    }
+
+    /// Everything on stderr so far.
+    pub fn diagnostics(&self) -> String {
+        self.process.stderr.read(Lines::text)
+    }
+
+    /// Awaits a line on stderr that contains `text`.
+    pub async fn diagnostic(&self, text: &str) -> String {
+        let find = |line: &str| line.contains(text).then(|| line.to_owned());
+        self.process.stderr.until(&format!("{text:?} on stderr"), |lines| lines.take(find)).await
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let kill = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.process.id)]).status();
+        assert!(kill.expect("a shell is there").success(), "the sidecar is running");
+    }
+
+    /// Awaits the end of the process.
+    pub async fn exit(&self) -> ExitStatus {
+        self.process.exit().await
+    }
+
+    /// Fails if anything the sidecar wrote holds an upstream secret in any form.
+    pub fn assert_no_leak(&self) {
+        let secrets = self.files.secrets();
+        let scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stdout = self.process.stdout.read(Lines::text);
+        for (place, text) in [("stdout", stdout.as_bytes()), ("stderr", self.diagnostics().as_bytes()), ("admin", &scrapes)] {
+            assert_eq!(find_leak(text, &secrets), None, "a secret stands on {place}");
+        }
+    }
+}
+
+impl Drop for Sidecar {
+    /// Ends the process, keeps its outputs as evidence, and searches them for secrets (T20).
+    fn drop(&mut self) {
+        self.process.end();
+        evidence::keep("admin", &self.scrapes.lock().unwrap_or_else(PoisonError::into_inner));
+        if std::thread::panicking() {
+            return;
+        }
+        self.assert_no_leak();
+    }
+}
+
+/// A started binary with its outputs.
+pub struct Process {
+    id: u32,
+    child: Mutex<Child>,
+    pub stdout: Arc<Observed<Lines>>,
+    pub stderr: Arc<Observed<Lines>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// `postern sidecar --config <files>/postern.yaml`, in an environment full of traps.
+    pub fn start(files: &Files) -> Self {
+        let dead = "http://127.0.0.1:9";
+        let mut child = Command::new(env!("CARGO_BIN_EXE_postern"))
+            .args(["sidecar", "--log-level", "trace", "--config"])
+            .arg(files.path("postern.yaml"))
+            // An egress guard that believed these would send credentials through them.
+            .envs([("HTTPS_PROXY", dead), ("HTTP_PROXY", dead), ("ALL_PROXY", dead), ("https_proxy", dead)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let (stdout, first) = collect(child.stdout.take().expect("stdout is piped"));
+        let (stderr, second) = collect(child.stderr.take().expect("stderr is piped"));
+        Self { id: child.id(), child: Mutex::new(child), stdout, stderr, readers: vec![first, second] }
+    }
+
+    /// Awaits the line that names the ports.
+    async fn listening(&self) -> Value {
+        let find = |lines: &mut Lines| {
+            let found = lines.take(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                (line["message"] == "listening").then_some(line)
+            });
+            assert!(found.is_some() || !lines.ended, "the sidecar ended before it listened: {}", lines.text());
+            found
+        };
+        self.stderr.until("the sidecar to listen", find).await
+    }
+
+    /// Awaits the end of the process: its outputs end with it.
+    pub async fn exit(&self) -> ExitStatus {
+        for output in [&self.stdout, &self.stderr] {
+            output.until("the process to end", |lines| lines.ended.then_some(())).await;
+        }
+        within("the exit code", async {
+            loop {
+                let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
+                match status.expect("the child is ours") {
+                    Some(status) => return status,
+                    // Its outputs are closed: what is left of its end is the kernel's.
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Kills it if it still runs, and reads its outputs to their end.
+    fn end(&mut self) {
+        if self.readers.is_empty() {
+            return;
+        }
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // It may have ended by itself.
+        let _ = child.kill();
+        let _ = child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        let (stdout, stderr) = (self.stdout.read(Lines::text), self.stderr.read(Lines::text));
+        evidence::keep("stdout", stdout.as_bytes());
+        evidence::keep("stderr", stderr.as_bytes());
+        if std::thread::panicking() {
+            let tail: Vec<&str> = stderr.lines().rev().take(40).collect();
+            eprintln!("--- stdout\n{stdout}\n--- stderr, last lines (waited up to {PATIENCE:?} per event)");
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,155 @@
+//! The HTTP/2 side of a capture, by hyper's server: header lists in order, resets noticed.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::answer::{Answer, Step, Steps};
+use super::capture::{Request, Script, Seen, Wire};
+use super::observed::Observed;
+
+/// Serves one connection until either side ends it.
+pub async fn serve(number: usize, wire: Box<dyn Wire>, seen: Arc<Observed<Seen>>, script: Arc<Script>) {
+    let service = service_fn(|request| {
+        let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
+        async move { Ok::<_, Infallible>(answer(number, request, seen, &script).await) }
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    // How a connection ended is recorded stream by stream.
+    let _ = server.serve_connection(TokioIo::new(wire), service).await;
+    seen.update(|seen| seen.connections[number].peer_closed = true);
+}
+
+type AnswerBody = Either<Full<Bytes>, StepBody>;
+
+async fn answer(
+    connection: usize,
+    request: http::Request<Incoming>,
+    seen: Arc<Observed<Seen>>,
+    script: &Script,
+) -> http::Response<AnswerBody> {
+    let request = record(connection, request).await;
+    let number = seen.update(|seen| {
+        seen.connections[connection].bytes.extend_from_slice(&request.dump());
+        seen.requests.push(request.clone());
+        seen.requests.len() - 1
+    });
+    let pending = Pending { number, seen, complete: false };
+    match script.answer(&request) {
+        Answer::Full { status, headers, body } => {
+            pending.complete();
+            respond(status, &headers, Either::Left(Full::new(body)))
+        }
+        Answer::Stream { status, headers, steps, .. } => {
+            respond(status, &headers, Either::Right(StepBody { steps, pending }))
+        }
+        Answer::Never => {
+            let _pending = pending;
+            std::future::pending().await
+        }
+        Answer::Raw(..) => panic!("literal bytes cannot be an HTTP/2 answer"),
+    }
+}
+
+fn respond(status: u16, headers: &[(String, String)], body: AnswerBody) -> http::Response<AnswerBody> {
+    let mut response = http::Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(name, value);
+    }
+    response.body(body).expect("scripted headers are valid")
+}
+
+async fn record(connection: usize, request: http::Request<Incoming>) -> Request {
+    let (parts, body) = request.into_parts();
+    let text = |headers: &http::HeaderMap| -> Vec<(String, String)> {
+        let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        headers.iter().map(line).collect()
+    };
+    let (body, trailers) = match body.collect().await {
+        Ok(collected) => {
+            let trailers = collected.trailers().map(text).unwrap_or_default();
+            (collected.to_bytes().to_vec(), trailers)
+        }
+        Err(_) => (Vec::new(), Vec::new()),
+    };
+    Request {
+        connection,
+        method: parts.method.to_string(),
+        target: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        authority: parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
+        headers: text(&parts.headers),
+        head: Vec::new(),
+        body,
+        trailers,
+        answered: false,
+        abandoned: false,
+    }
+}
+
+/// An answer under way: dropped before it is complete means that the peer gave it up.
+struct Pending {
+    number: usize,
+    seen: Arc<Observed<Seen>>,
+    complete: bool,
+}
+
+impl Pending {
+    fn complete(mut self) {
+        self.mark_complete();
+    }
+
+    fn mark_complete(&mut self) {
+        self.complete = true;
+        self.seen.update(|seen| seen.requests[self.number].answered = true);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.complete {
+            self.seen.update(|seen| seen.requests[self.number].abandoned = true);
+        }
+    }
+}
+
+/// A body of scripted steps.
+struct StepBody {
+    steps: Steps,
+    pending: Pending,
+}
+
+impl Body for StepBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match ready!(self.steps.receiver.poll_recv(cx)) {
+            Some(Step::Send(piece)) => {
+                self.steps.pushed.update(|pushed| *pushed += piece.len());
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Some(Step::Finish) => {
+                self.pending.mark_complete();
+                Poll::Ready(None)
+            }
+            Some(Step::End(_)) => {
+                // This side broke it off: not the peer's doing.
+                self.pending.complete = true;
+                Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())))
+            }
+            // The test let go of the stream: it stays open like a quiet server.
+            None => Poll::Pending,
+        }
+    }
+}
