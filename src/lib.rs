@@ -2,3 +2,7 @@
 #![forbid(unsafe_code)]
 pub mod api;
 pub mod core;
+pub mod credential;
+pub mod runtime;
+pub mod telemetry;
+pub mod tls;

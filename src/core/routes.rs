@@ -55,12 +55,19 @@ pub enum Overlap {
     Url,
 }
 
+impl Overlap {
+    /// The field that shows it.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Name => "spec.server.name",
+            Self::Url => "spec.server.url",
+        }
+    }
+}
+
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let over = match self.over {
-            Overlap::Name => "server.name",
-            Overlap::Url => "server.url",
-        };
+        let over = self.over.path();
         write!(f, "binding {} has the same {over} as {}, which is older and wins", self.loser, self.winner)
     }
 }
@@ -84,15 +91,8 @@ impl Routes {
     }
 
     fn conflict(&self, binding: &Binding) -> Option<Conflict> {
-        let over = |other: &Binding| {
-            if other.server.name == binding.server.name {
-                Some(Overlap::Name)
-            } else {
-                overlaps(&other.server, &binding.server).then_some(Overlap::Url)
-            }
-        };
         self.by_name.values().find_map(|route| {
-            over(&route.binding).map(|over| Conflict { loser: binding.id.clone(), winner: route.binding.id.clone(), over })
+            overlap(&route.binding, binding).map(|over| Conflict { loser: binding.id.clone(), winner: route.binding.id.clone(), over })
         })
     }
 
@@ -136,8 +136,14 @@ pub fn below<'a>(base: &str, path: &'a str) -> Option<&'a str> {
     }
 }
 
-fn overlaps(a: &Server, b: &Server) -> bool {
-    covers(a, &b.url) || covers(b, &a.url)
+/// What two bindings of one caller share, if they cannot both be served.
+pub fn overlap(a: &Binding, b: &Binding) -> Option<Overlap> {
+    let (a, b) = (&a.server, &b.server);
+    if a.name == b.name {
+        Some(Overlap::Name)
+    } else {
+        (covers(a, &b.url) || covers(b, &a.url)).then_some(Overlap::Url)
+    }
 }
 
 #[cfg(test)]

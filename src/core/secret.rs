@@ -22,7 +22,9 @@ pub enum SecretFault {
     #[error("the value is empty")]
     Empty,
     /// The commonest mistake: `echo` instead of `printf`.
-    #[error("the value ends with a line break; write it without one (printf '%s', or kubectl create secret --from-literal)")]
+    #[error(
+        "the value ends with a line break; write it without one (printf '%s', or kubectl create secret --from-literal)"
+    )]
     TrailingNewline,
     /// RFC 9110 section 5.5 forbids these in a field value; they would split the header.
     #[error("the value contains a line break or NUL")]
@@ -118,7 +120,12 @@ mod tests {
             (&long, Some(SecretFault::TooLong)),
         ];
         for (value, expected) in rows {
-            assert_eq!(fault(value), expected, "{:?}", value.escape_ascii().to_string().chars().take(20).collect::<String>());
+            assert_eq!(
+                fault(value),
+                expected,
+                "{:?}",
+                value.escape_ascii().to_string().chars().take(20).collect::<String>()
+            );
         }
         assert_eq!(fault(&vec![b'a'; MAX_VALUE_BYTES]), None);
     }

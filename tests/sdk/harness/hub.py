@@ -31,6 +31,8 @@ class Hub:
             await writer.drain()
         except (ConnectionError, ValueError):
             pass  # the asker was cancelled or killed; nobody waits for this answer
+        except asyncio.CancelledError:
+            pass  # the run is over; asyncio would report a cancelled handler as an error
         finally:
             writer.close()
 

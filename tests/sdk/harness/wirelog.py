@@ -117,7 +117,7 @@ def check_2025(piece: Slice) -> None:
             continue
         sessions = each.values("mcp-session-id")
         require(len(sessions) == 1, f"{len(sessions)} session ids in: {each}")
-        require(each.http == "GET" or sessions[0] in issued, f"unknown session in: {each}")
+        require(sessions[0] in issued, f"unknown session in: {each}")
         require(each.values("mcp-protocol-version") == ["2025-11-25"], f"version header missing in: {each}")
 
 

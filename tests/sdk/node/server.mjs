@@ -99,7 +99,7 @@ const announce = server => async ({ gate: name }, extra) => {
 function build() {
   const server = new McpServer({ name: 'ts-server', version: '1' }, { capabilities: { tools: { listChanged: true } } });
   for (const [name, [inputSchema, handler]] of Object.entries(tools)) {
-    server.registerTool(name, { inputSchema }, Object.keys(inputSchema).length ? handler : extra => handler({}, extra));
+    server.registerTool(name, { inputSchema }, handler);
   }
   server.registerTool('announce', { inputSchema: { gate: z.string() } }, announce(server));
   server.registerResource('note', new ResourceTemplate('note://{name}', {}), {}, async (uri, { name }) => ({

@@ -66,8 +66,11 @@ export class Gate {
     };
     const end = res.end;
     res.end = (...args) => {
-      finished = true;
-      this.#log.write({ event: 'finished', n });
+      // The SDK also ends an answer that has nobody left to read it.
+      if (!req.socket.destroyed) {
+        finished = true;
+        this.#log.write({ event: 'finished', n });
+      }
       return end.apply(res, args);
     };
     res.on('close', () => {

@@ -148,4 +148,4 @@ def _summary(body: bytes) -> dict:
         "request_id": params.get("requestId"),
         "is_answer": "result" in message or "error" in message,
     }
-    return {key: value for key, value in summary.items() if value not in (None, False)}
+    return {key: value for key, value in summary.items() if value is not None and value is not False}

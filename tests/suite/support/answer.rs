@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::capture::Request;
 use super::observed::Observed;
@@ -50,6 +50,8 @@ pub enum Answer {
     Raw(Vec<u8>, End),
     /// Nothing, for as long as the peer stays.
     Never,
+    /// Nothing until the test says what.
+    Later(oneshot::Receiver<Answer>),
 }
 
 impl Answer {
@@ -103,6 +105,20 @@ impl Answer {
         let handle = Stream { steps, pushed: Arc::clone(&pushed) };
         let steps = Steps { receiver, pushed };
         (handle, Self::Stream { status: 200, headers: owned(headers), framing, steps })
+    }
+
+    /// An answer that the test gives when it is ready.
+    pub fn later() -> (oneshot::Sender<Self>, Self) {
+        let (give, receiver) = oneshot::channel();
+        (give, Self::Later(receiver))
+    }
+
+    /// The answer itself, once the test has given it; `None` if it never will.
+    pub async fn given(self) -> Option<Self> {
+        match self {
+            Self::Later(receiver) => receiver.await.ok(),
+            answer => Some(answer),
+        }
     }
 
     /// A stream of server-sent events.

@@ -82,6 +82,8 @@ pub struct Connection {
     pub bytes: Vec<u8>,
     /// The peer closed or reset it.
     pub peer_closed: bool,
+    /// This side is done with it (HTTP/1.1 only): its FIN or RST is on the wire.
+    pub hung_up: bool,
 }
 
 /// All that an upstream has seen.
@@ -212,6 +214,12 @@ impl Capture {
     pub async fn closed(&self, number: usize) {
         let what = format!("the sidecar to close connection {number}");
         self.seen.until(&what, |seen| seen.connections.get(number)?.peer_closed.then_some(())).await;
+    }
+
+    /// Awaits that this side has ended the `number`th connection.
+    pub async fn hung_up(&self, number: usize) {
+        let what = format!("the upstream to end connection {number}");
+        self.seen.until(&what, |seen| seen.connections.get(number)?.hung_up.then_some(())).await;
     }
 
     /// Asserts that nobody ever connected, let alone sent a byte.

@@ -57,6 +57,11 @@ impl Binding {
         self.set("/server/name", json!(name))
     }
 
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        self.document["metadata"]["namespace"] = json!(namespace);
+        self
+    }
+
     /// The token's value, in the Secret that the binding refers to.
     pub fn token(mut self, value: impl AsRef<[u8]>) -> Self {
         let secret = self.secret_name();

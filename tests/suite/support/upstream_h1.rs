@@ -18,6 +18,7 @@ pub async fn serve(number: usize, wire: Box<dyn Wire>, seen: &Observed<Seen>, sc
         end = answer_all(&mut write, requests, seen, script) => end,
     };
     finish(read, write, end).await;
+    seen.update(|seen| seen.connections[number].hung_up = true);
 }
 
 async fn finish(read: ReadHalf<Box<dyn Wire>>, write: WriteHalf<Box<dyn Wire>>, end: End) {
@@ -97,6 +98,7 @@ async fn answer_all(
 }
 
 async fn write_answer(write: &mut (impl AsyncWrite + Unpin), answer: Answer, complete: impl FnOnce()) -> End {
+    let answer = answer.given().await.unwrap_or(Answer::Never);
     match answer {
         Answer::Full { status, headers, body } => {
             complete();
@@ -115,7 +117,7 @@ async fn write_answer(write: &mut (impl AsyncWrite + Unpin), answer: Answer, com
             complete();
             put(write, &bytes).await.map_or(End::Cut, |()| end)
         }
-        Answer::Never => std::future::pending().await,
+        Answer::Never | Answer::Later(_) => std::future::pending().await,
     }
 }
 

@@ -44,7 +44,7 @@ async fn answer(
         seen.requests.len() - 1
     });
     let pending = Pending { number, seen, complete: false };
-    match script.answer(&request) {
+    match script.answer(&request).given().await.unwrap_or(Answer::Never) {
         Answer::Full { status, headers, body } => {
             pending.complete();
             respond(status, &headers, Either::Left(Full::new(body)))
@@ -52,7 +52,7 @@ async fn answer(
         Answer::Stream { status, headers, steps, .. } => {
             respond(status, &headers, Either::Right(StepBody { steps, pending }))
         }
-        Answer::Never => {
+        Answer::Never | Answer::Later(_) => {
             let _pending = pending;
             std::future::pending().await
         }

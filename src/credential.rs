@@ -1,0 +1,112 @@
+//! Credentials: from a source, through the cache, to a lease (layer 3).
+//!
+//! Readers see a [`View`]: routes and credentials of one moment, swapped as a whole. There is no
+//! other door to a secret than [`View::lease`], and it opens for one route at a time.
+
+pub mod cache;
+pub mod file;
+pub mod source;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderName, HeaderValue};
+use tokio::sync::watch;
+
+use crate::core::decide::Refusal;
+use crate::core::name::BindingId;
+use crate::core::reason::Reason;
+use crate::core::routes::{Route, Routes};
+
+/// Routes and credentials of one moment.
+#[derive(Debug, Default)]
+pub struct View {
+    /// What requests are decided by.
+    pub routes: Routes,
+    slots: HashMap<BindingId, Slot>,
+}
+
+/// What there is for a binding.
+#[derive(Debug, Clone)]
+enum Slot {
+    Usable(Arc<Credential>),
+    Unusable(Refusal),
+}
+
+/// One value of a credential, ready for the wire.
+#[derive(Debug)]
+pub struct Credential {
+    /// The header it goes into.
+    pub header: HeaderName,
+    /// The header's value; prints as `Sensitive`.
+    pub value: HeaderValue,
+    /// Counts the values since start.
+    pub generation: u64,
+    /// The Secret's name, for the log.
+    pub secret: String,
+    /// The Secret's version as its source tells it, for the log.
+    pub version: String,
+    /// A CA bundle for the server, PEM.
+    pub ca_bundle: Option<Arc<[u8]>>,
+    changed: SystemTime,
+    lag: Option<f64>,
+    life: watch::Sender<Life>,
+}
+
+/// Whether a leased credential may still be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It may.
+    Current,
+    /// A newer one has taken its place: running streams have a grace.
+    Superseded,
+    /// It was withdrawn: running streams end at once.
+    Revoked,
+}
+
+/// The right to send one request with one credential.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// What to place.
+    pub credential: Arc<Credential>,
+}
+
+impl Lease {
+    /// Waits until the credential is no longer current, and says why.
+    pub fn life(&self) -> watch::Receiver<Life> {
+        self.credential.life.subscribe()
+    }
+}
+
+impl View {
+    /// The credential for a route of this view, or why there is none.
+    pub fn lease(&self, route: &Route) -> Result<Lease, Refusal> {
+        let server = &route.binding.server.name;
+        match self.slots.get(&route.binding.id) {
+            Some(Slot::Usable(credential)) => Ok(Lease { credential: Arc::clone(credential) }),
+            Some(Slot::Unusable(refusal)) => Err(refusal.clone().at(server)),
+            None => Err(Refusal::new(Reason::NoCredential).at(server)),
+        }
+    }
+
+    /// Every usable credential with its server's name, for metrics.
+    pub fn credentials(&self) -> impl Iterator<Item = (&str, &Credential)> {
+        self.routes.iter().filter_map(|route| match self.slots.get(&route.binding.id) {
+            Some(Slot::Usable(credential)) => Some((route.binding.server.name.as_str(), &**credential)),
+            _ => None,
+        })
+    }
+}
+
+impl Credential {
+    /// When the value last changed.
+    pub fn changed(&self) -> SystemTime {
+        self.changed
+    }
+
+    /// Seconds from the change at the source until it was usable here, where the source tells.
+    pub fn lag(&self) -> Option<f64> {
+        self.lag
+    }
+}

@@ -1,0 +1,198 @@
+//! From snapshots to views: generations, revisions, and the end of what is replaced or withdrawn.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use http::HeaderValue;
+use tokio::sync::watch;
+
+use super::source::{Entry, Missing, Snapshot, Value};
+use super::{Credential, Life, Slot, View};
+use crate::core::binding::{Binding, Material};
+use crate::core::decide::Refusal;
+use crate::core::name::{BindingId, ServerName};
+use crate::core::reason::Reason;
+use crate::core::routes::{Conflict, Route, Routes};
+use crate::core::secret::{SecretValue, header_value};
+use crate::tls::client::parse_bundle;
+
+/// The readers' handle.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials(Arc<ArcSwap<View>>);
+
+impl Credentials {
+    /// The view of this moment. Hold it for one decision, not longer.
+    pub fn view(&self) -> Arc<View> {
+        self.0.load_full()
+    }
+}
+
+/// The single writer.
+#[derive(Default)]
+pub struct Cache {
+    readers: Credentials,
+    known: HashMap<BindingId, Known>,
+    next_revision: u64,
+}
+
+/// What is remembered of a binding between snapshots.
+struct Known {
+    entry: Entry,
+    revision: u64,
+    generation: u64,
+    credential: Option<Arc<Credential>>,
+}
+
+/// How many server names are remembered as withdrawn.
+const MAX_GONE: usize = 1024;
+
+impl Cache {
+    /// The handle for readers.
+    pub fn readers(&self) -> Credentials {
+        self.readers.clone()
+    }
+
+    /// Puts a snapshot in force: from the next request on, nothing of the former one is used.
+    /// `now` is the time of day. Returns the bindings that lost to another.
+    pub fn apply(&mut self, snapshot: Snapshot, now: SystemTime) -> Vec<Conflict> {
+        let mut before = std::mem::take(&mut self.known);
+        let (mut routes, mut slots) = (Vec::new(), HashMap::new());
+        let mut order = snapshot.entries;
+        // Whoever is served already is the older one.
+        order.sort_by_key(|entry| before.get(&entry.binding.id).map_or(u64::MAX, |known| known.revision));
+        for entry in order {
+            let id = entry.binding.id.clone();
+            let (known, slot) = self.admit(before.remove(&id), entry, now);
+            routes.push(Route { binding: Arc::clone(&known.entry.binding), revision: known.revision });
+            slots.insert(id.clone(), slot);
+            self.known.insert(id, known);
+        }
+        let gone = self.gone(&before);
+        let (routes, conflicts) = Routes::build(routes, gone);
+        let retired = before.into_values().filter_map(|known| known.credential).collect::<Vec<_>>();
+        self.readers.0.store(Arc::new(View { routes, slots }));
+        // Only now: a stream that ends must not find the old view when it comes back.
+        for credential in retired {
+            credential.life.send_replace(Life::Revoked);
+        }
+        conflicts
+    }
+
+    fn gone(&self, withdrawn: &HashMap<BindingId, Known>) -> HashSet<ServerName> {
+        let view = self.readers.view();
+        let mut gone: HashSet<ServerName> = withdrawn.values().map(|known| known.entry.binding.server.name.clone()).collect();
+        let room = MAX_GONE.saturating_sub(gone.len());
+        gone.extend(view.routes.gone().iter().take(room).cloned());
+        gone
+    }
+
+    fn admit(&mut self, before: Option<Known>, entry: Entry, now: SystemTime) -> (Known, Slot) {
+        let revision = match &before {
+            Some(known) if same_place(&known.entry, &entry) => known.revision,
+            _ => {
+                self.next_revision += 1;
+                self.next_revision
+            }
+        };
+        let (generation, old) = before.as_ref().map_or((0, None), |known| (known.generation, known.credential.clone()));
+        let same_value = before.as_ref().is_some_and(|known| same_value(&known.entry, &entry));
+        if same_value && before.as_ref().is_some_and(|known| known.revision == revision) {
+            if let Some(credential) = old {
+                let slot = Slot::Usable(Arc::clone(&credential));
+                return (Known { entry, revision, generation, credential: Some(credential) }, slot);
+            }
+        }
+        let next = if same_value { generation } else { generation + 1 };
+        match build(&entry, next, now) {
+            Ok(credential) => {
+                let credential = Arc::new(credential);
+                if let Some(old) = old {
+                    old.life.send_replace(Life::Superseded);
+                }
+                let slot = Slot::Usable(Arc::clone(&credential));
+                (Known { entry, revision, generation: next, credential: Some(credential) }, slot)
+            }
+            Err(refusal) => {
+                // "Was there, is gone" outlasts the moment it went.
+                let was_there = generation > 0 && matches!(entry.value, Err(Missing::Absent(_)));
+                let refusal = if was_there { Refusal { reason: Reason::CredentialRevoked, ..refusal } } else { refusal };
+                if let Some(old) = old {
+                    old.life.send_replace(Life::Revoked);
+                }
+                (Known { entry, revision, generation, credential: None }, Slot::Unusable(refusal))
+            }
+        }
+    }
+}
+
+/// Same binding, same trust: connections may be kept.
+fn same_place(a: &Entry, b: &Entry) -> bool {
+    a.binding == b.binding && a.ca_bundle == b.ca_bundle
+}
+
+fn same_value(a: &Entry, b: &Entry) -> bool {
+    match (&a.value, &b.value) {
+        (Ok(a), Ok(b)) => a.secret.same_as(&b.secret),
+        _ => false,
+    }
+}
+
+fn build(entry: &Entry, generation: u64, now: SystemTime) -> Result<Credential, Refusal> {
+    let value = entry.value.as_ref().map_err(|missing| Refusal::because(reason(missing), missing))?;
+    let ca_bundle = trust(entry)?;
+    let header = header_for(&entry.binding, value)
+        .ok_or_else(|| Refusal::because(Reason::CredentialInvalid, "the header value cannot be built"))?;
+    Ok(Credential {
+        header: entry.binding.credential.header.clone(),
+        value: header,
+        generation,
+        secret: entry.binding.credential.secret_name().to_string(),
+        version: value.version.clone(),
+        ca_bundle,
+        changed: value.changed.unwrap_or(now),
+        // A value that was there before us tells nothing about our own lag.
+        lag: value.changed.filter(|_| generation > 1).and_then(|at| now.duration_since(at).ok()).map(|lag| lag.as_secs_f64()),
+        life: watch::Sender::new(Life::Current),
+    })
+}
+
+fn reason(missing: &Missing) -> Reason {
+    match missing {
+        Missing::Absent(_) | Missing::Unreadable(..) => Reason::NoCredential,
+        Missing::Invalid(..) => Reason::CredentialInvalid,
+    }
+}
+
+fn trust(entry: &Entry) -> Result<Option<Arc<[u8]>>, Refusal> {
+    match &entry.ca_bundle {
+        None => Ok(None),
+        Some(Err(missing)) => Err(Refusal::because(Reason::UpstreamTls, format!("tls.caBundle: {missing}"))),
+        Some(Ok(pem)) => match parse_bundle(pem) {
+            Ok(_) => Ok(Some(Arc::clone(pem))),
+            Err(error) => Err(Refusal::because(Reason::UpstreamTls, format!("tls.caBundle: {error}"))),
+        },
+    }
+}
+
+fn header_for(binding: &Binding, value: &Value) -> Option<HeaderValue> {
+    match &binding.credential.material {
+        Material::Token { format, .. } => header_value(&format.prefix, exposed(&value.secret), &format.suffix),
+        Material::Basic { .. } => {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(exposed(&value.secret));
+            let encoded = zeroize::Zeroizing::new(encoded);
+            header_value("Basic ", encoded.as_bytes(), "")
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where a header is built from a secret")]
+fn exposed(secret: &SecretValue) -> &[u8] {
+    secret.expose()
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

@@ -1,0 +1,105 @@
+//! Generations, revisions and ends, snapshot by snapshot.
+
+use super::*;
+use crate::api::document::read_bindings;
+use crate::credential::Lease;
+
+fn binding(name: &str, url: &str) -> Arc<Binding> {
+    let text = format!(
+        "apiVersion: postern.dev/v1alpha1\nkind: CredentialBinding\nmetadata: {{name: {name}, namespace: ns}}\nspec:\n  serviceAccounts: [sa]\n  server: {{name: {name}, url: '{url}'}}\n  credential: {{type: Bearer, secretRef: {{name: s, key: t}}}}\n"
+    );
+    Arc::new(read_bindings("x", &text).0.remove(0).binding)
+}
+
+fn entry(binding: &Arc<Binding>, value: Option<&str>) -> Entry {
+    let value = value.map_or(Err(Missing::Absent("Secret s/t".into())), |text| {
+        let secret = SecretValue::parse(text.into()).ok().unwrap();
+        Ok(Value { secret: Arc::new(secret), version: "1".into(), changed: None })
+    });
+    Entry { binding: Arc::clone(binding), value, ca_bundle: None }
+}
+
+struct Rig(Cache);
+
+impl Rig {
+    fn apply(&mut self, entries: Vec<Entry>) -> Vec<Conflict> {
+        self.0.apply(Snapshot { entries }, SystemTime::UNIX_EPOCH)
+    }
+
+    fn lease(&self, name: &str) -> Result<Lease, Reason> {
+        let view = self.0.readers().view();
+        match view.routes.find(&ServerName::parse(name).unwrap()) {
+            crate::core::routes::Lookup::Route(route) => view.lease(&route).map_err(|refusal| refusal.reason),
+            crate::core::routes::Lookup::Gone => Err(Reason::CredentialRevoked),
+            crate::core::routes::Lookup::Unknown => Err(Reason::UnboundServer),
+        }
+    }
+}
+
+fn life(lease: &Lease) -> Life {
+    *lease.life().borrow()
+}
+
+#[test]
+fn a_new_value_is_a_new_generation_and_supersedes_the_old() {
+    let (mut rig, a) = (Rig(Cache::default()), binding("a", "https://h/"));
+    rig.apply(vec![entry(&a, Some("one"))]);
+    let first = rig.lease("a").unwrap();
+    rig.apply(vec![entry(&a, Some("one"))]);
+    assert!(Arc::ptr_eq(&first.credential, &rig.lease("a").unwrap().credential));
+    rig.apply(vec![entry(&a, Some("two"))]);
+    let second = rig.lease("a").unwrap();
+    assert_eq!((first.credential.generation, second.credential.generation), (1, 2));
+    assert_eq!(second.credential.value.as_bytes(), b"Bearer two");
+    assert_eq!((life(&first), life(&second)), (Life::Superseded, Life::Current));
+}
+
+#[test]
+fn what_is_withdrawn_is_revoked() {
+    let (mut rig, a) = (Rig(Cache::default()), binding("a", "https://h/"));
+    rig.apply(vec![entry(&a, None)]);
+    assert_eq!(rig.lease("a").err(), Some(Reason::NoCredential));
+    rig.apply(vec![entry(&a, Some("one"))]);
+    let lease = rig.lease("a").unwrap();
+    rig.apply(vec![entry(&a, None)]);
+    assert_eq!((rig.lease("a").err(), life(&lease)), (Some(Reason::CredentialRevoked), Life::Revoked));
+    rig.apply(vec![entry(&a, Some("one"))]);
+    let again = rig.lease("a").unwrap();
+    assert_eq!(again.credential.generation, 2);
+    rig.apply(vec![]);
+    assert_eq!((rig.lease("a").err(), life(&again)), (Some(Reason::CredentialRevoked), Life::Revoked));
+    rig.apply(vec![]);
+    assert_eq!(rig.lease("a").err(), Some(Reason::CredentialRevoked));
+    assert_eq!(rig.lease("b").err(), Some(Reason::UnboundServer));
+}
+
+#[test]
+fn a_changed_binding_is_another_revision_of_the_same_generation() {
+    let (mut rig, old, new) = (Rig(Cache::default()), binding("a", "https://h/"), binding("a", "https://i/"));
+    rig.apply(vec![entry(&old, Some("one"))]);
+    let lease = rig.lease("a").unwrap();
+    rig.apply(vec![entry(&new, Some("one"))]);
+    assert_eq!((life(&lease), rig.lease("a").unwrap().credential.generation), (Life::Superseded, 1));
+    let view = rig.0.readers().view();
+    assert_eq!(view.routes.iter().map(|route| route.revision).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn whoever_is_served_wins_a_conflict() {
+    let (mut rig, a, b) = (Rig(Cache::default()), binding("a", "https://h/"), binding("b", "https://h/"));
+    assert!(rig.apply(vec![entry(&b, Some("one"))]).is_empty());
+    let conflicts = rig.apply(vec![entry(&a, Some("two")), entry(&b, Some("one"))]);
+    assert_eq!(conflicts.first().map(|c| c.loser.name.to_string()).as_deref(), Some("a"));
+    assert!(rig.lease("b").is_ok());
+    assert_eq!(rig.lease("a").err(), Some(Reason::UnboundServer));
+}
+
+#[test]
+fn an_unusable_trust_disables_the_binding_only() {
+    let (mut rig, a, b) = (Rig(Cache::default()), binding("a", "https://h/"), binding("b", "https://i/"));
+    let mut broken = entry(&a, Some("one"));
+    broken.ca_bundle = Some(Ok(Arc::from(b"text".as_slice())));
+    rig.apply(vec![broken, entry(&b, Some("one"))]);
+    assert_eq!(rig.lease("a").err(), Some(Reason::UpstreamTls));
+    assert!(rig.lease("b").is_ok());
+}

@@ -1,0 +1,5 @@
+//! Process services that know nothing of MCP (layer 1).
+
+pub mod clock;
+pub mod drain;
+pub mod task;

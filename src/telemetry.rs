@@ -1,0 +1,6 @@
+//! What operators see (layer 2): metrics, the access line, diagnostics, probes.
+
+pub mod admin;
+pub mod exchange;
+pub mod logs;
+pub mod metrics;

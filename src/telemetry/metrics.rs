@@ -1,0 +1,182 @@
+//! All metric families, named in one place.
+//!
+//! Labels come from configuration (`server`) or from closed enums, never from what an agent or
+//! an upstream sends: the number of series is bounded by the configuration.
+
+use prometheus::{
+    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::core::reason::Reason;
+
+/// The families; fields are private, verbs are the interface.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    time_to_headers: HistogramVec,
+    stream_life: HistogramVec,
+    open_streams: IntGaugeVec,
+    refusals: IntCounterVec,
+    tokens_stripped: IntCounterVec,
+    auth_rejections: IntCounterVec,
+    credential_age: GaugeVec,
+    credential_generation: IntGaugeVec,
+    rotation_lag: GaugeVec,
+    upstream_connections: IntGaugeVec,
+    dial_failures: IntCounterVec,
+    agent_connections: IntGauge,
+    access_lines_lost: IntCounterVec,
+    source_problems: IntGauge,
+}
+
+/// A credential's state at the moment of a scrape.
+#[derive(Debug)]
+pub struct CredentialSample {
+    /// The server it belongs to.
+    pub server: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Seconds since its value last changed.
+    pub age: f64,
+    /// Seconds from the change at the source until it was in use here, where known.
+    pub lag: Option<f64>,
+}
+
+/// A family was declared twice or with a bad name: a mistake in this file.
+pub type MetricsError = prometheus::Error;
+
+struct Maker(Registry);
+
+impl Maker {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, made: Result<C, MetricsError>) -> Result<C, MetricsError> {
+        let family = made?;
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricsError> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn float(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, MetricsError> {
+        self.add(GaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> Result<HistogramVec, MetricsError> {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+}
+
+const HEADER_BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
+const STREAM_BUCKETS: [f64; 8] = [0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0];
+
+impl Metrics {
+    /// Declares every family.
+    pub fn new() -> Result<Self, MetricsError> {
+        let m = Maker(Registry::new());
+        let build = m.gauge("postern_build_info", "Always 1; the version is a label", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            requests: m.counter("postern_requests_total", "Exchanges by server, MCP method and outcome", &["server", "method", "outcome"])?,
+            time_to_headers: m.histogram("postern_time_to_headers_seconds", "From the request's last byte to the upstream's response headers", &["server", "method"], &HEADER_BUCKETS)?,
+            stream_life: m.histogram("postern_stream_seconds", "How long event streams stayed open", &["server", "kind"], &STREAM_BUCKETS)?,
+            open_streams: m.gauge("postern_open_streams", "Event streams open now", &["server", "kind"])?,
+            refusals: m.counter("postern_refusals_total", "Refused exchanges by reason; server is empty where none was bound", &["server", "reason"])?,
+            tokens_stripped: m.counter("postern_agent_tokens_stripped_total", "Requests in which the agent sent a credential of its own, which was dropped", &["server"])?,
+            auth_rejections: m.counter("postern_upstream_auth_rejections_total", "Answers with which the upstream refused the bound credential", &["server"])?,
+            credential_age: m.float("postern_credential_age_seconds", "Time since the credential's value last changed", &["server"])?,
+            credential_generation: m.gauge("postern_credential_generation", "Counts the values the credential has had since start", &["server"])?,
+            rotation_lag: m.float("postern_credential_rotation_lag_seconds", "From the last change at the source until new requests carried it", &["server"])?,
+            upstream_connections: m.gauge("postern_upstream_connections", "Connections to the upstream open now", &["server"])?,
+            dial_failures: m.counter("postern_dial_failures_total", "Connections to the upstream that could not be made", &["server", "reason"])?,
+            agent_connections: m.add(IntGauge::new("postern_agent_connections", "Connections from the agent open now"))?,
+            access_lines_lost: m.counter("postern_access_lines_lost_total", "Access lines lost because standard output was not read in time", &[])?,
+            source_problems: m.add(IntGauge::new("postern_source_problems", "Problems in the credential source now; the log names them"))?,
+            registry: m.0,
+        })
+    }
+
+    /// An exchange ended.
+    pub fn exchange_ended(&self, server: &str, method: &str, outcome: &str) {
+        self.requests.with_label_values(&[server, method, outcome]).inc();
+    }
+
+    /// An exchange was refused.
+    pub fn refused(&self, server: &str, reason: Reason) {
+        self.refusals.with_label_values(&[server, reason.as_str()]).inc();
+    }
+
+    /// The upstream's headers came.
+    pub fn headers_came(&self, server: &str, method: &str, seconds: f64) {
+        self.time_to_headers.with_label_values(&[server, method]).observe(seconds);
+    }
+
+    /// An event stream began.
+    pub fn stream_opened(&self, server: &str, kind: &str) {
+        self.open_streams.with_label_values(&[server, kind]).inc();
+    }
+
+    /// An event stream ended.
+    pub fn stream_closed(&self, server: &str, kind: &str, seconds: f64) {
+        self.open_streams.with_label_values(&[server, kind]).dec();
+        self.stream_life.with_label_values(&[server, kind]).observe(seconds);
+    }
+
+    /// The agent had sent a credential.
+    pub fn token_stripped(&self, server: &str) {
+        self.tokens_stripped.with_label_values(&[server]).inc();
+    }
+
+    /// The upstream refused ours.
+    pub fn auth_rejected(&self, server: &str) {
+        self.auth_rejections.with_label_values(&[server]).inc();
+    }
+
+    /// A connection to the upstream was made (+1) or ended (-1).
+    pub fn upstream_connection(&self, server: &str, change: i64) {
+        self.upstream_connections.with_label_values(&[server]).add(change);
+    }
+
+    /// A connection to the upstream could not be made.
+    pub fn dial_failed(&self, server: &str, reason: Reason) {
+        self.dial_failures.with_label_values(&[server, reason.as_str()]).inc();
+    }
+
+    /// A connection from the agent was accepted (+1) or ended (-1).
+    pub fn agent_connection(&self, change: i64) {
+        self.agent_connections.add(change);
+    }
+
+    /// An access line was lost.
+    pub fn access_line_lost(&self) {
+        self.access_lines_lost.with_label_values::<&str>(&[]).inc();
+    }
+
+    /// The credential source was read and has this many problems.
+    pub fn source_read(&self, problems: usize) {
+        self.source_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
+    }
+
+    /// The exposition text (version 0.0.4), with the credentials as they are now.
+    pub fn expose(&self, credentials: &[CredentialSample]) -> Result<Vec<u8>, MetricsError> {
+        self.credential_age.reset();
+        self.credential_generation.reset();
+        self.rotation_lag.reset();
+        for sample in credentials {
+            let label = [sample.server.as_str()];
+            self.credential_age.with_label_values(&label).set(sample.age);
+            self.credential_generation.with_label_values(&label).set(i64::try_from(sample.generation).unwrap_or(i64::MAX));
+            if let Some(lag) = sample.lag {
+                self.rotation_lag.with_label_values(&label).set(lag);
+            }
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}

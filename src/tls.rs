@@ -1,0 +1,3 @@
+//! TLS settings (layer 2).
+
+pub mod client;

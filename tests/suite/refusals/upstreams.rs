@@ -1,0 +1,187 @@
+//! What is wrong with the upstream, or the way to it: no credential leaves on any of these.
+
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::support::answer::End;
+use crate::support::dns::Dns;
+use crate::support::refusal::{Form, Refusal};
+use crate::support::{Answer, Binding, Capture, Message, Protocol, Sidecar, assert_refusal, rpc, unique_secret};
+
+fn at<'a>(reason: &'a str, server: &'a str) -> Refusal<'a> {
+    Refusal { reason, server, form: Form::Rpc("7") }
+}
+
+async fn assert_each_refused(sidecar: &Sidecar, reason: &str, servers: &[String]) {
+    for server in servers {
+        let message = Message::post(server, rpc::list(7)).bytes("127.0.0.1");
+        assert_refusal(sidecar, &message, at(reason, server)).await;
+    }
+}
+
+/// Bindings `u0`, `u1`, ... to these URLs, each with a credential.
+fn bindings(urls: &[String]) -> (Vec<Binding>, Vec<String>) {
+    let name = |n: usize| format!("u{n}");
+    let binding = |(n, url): (usize, &String)| Binding::new(&name(n)).url(url).token(unique_secret());
+    let bindings = urls.iter().enumerate().map(binding).collect();
+    (bindings, (0..urls.len()).map(name).collect())
+}
+
+/// Attack 8: link-local, metadata, multicast, unspecified, in every disguise, written as an
+/// address or resolved from a name: never dialled, not even where loopback is allowed.
+#[tokio::test]
+async fn forbidden_addresses_are_never_dialled() {
+    let names = [
+        ("meta.example.test", "169.254.169.254"),
+        ("mapped.example.test", "::ffff:169.254.169.254"),
+        ("nat64.example.test", "64:ff9b::a9fe:a9fe"),
+        ("aws6.example.test", "fd00:ec2::254"),
+        ("any.example.test", "0.0.0.0"),
+        ("multicast.example.test", "224.0.0.1"),
+    ];
+    let dns = Dns::start(&names).await;
+    let literal = ["169.254.169.254", "0.0.0.0", "100.100.100.200", "224.0.0.1", "255.255.255.255", "[fe80::1]", "[::]", "[::ffff:169.254.169.254]"];
+    let urls: Vec<String> = literal.iter().copied().chain(names.iter().map(|(name, _)| *name)).map(|h| format!("https://{h}/mcp")).collect();
+    let (bindings, servers) = bindings(&urls);
+    let dial = json!({"allowLoopback": true, "resolvers": [dns.address().to_string()]});
+    let builder = bindings.into_iter().fold(Sidecar::for_research().config("dial", dial), |b, binding| b.binding(binding));
+    let sidecar = builder.start().await;
+    assert_each_refused(&sidecar, "address_forbidden", &servers).await;
+}
+
+/// In a pod, loopback is the agent itself: without `dial.allowLoopback` it is never dialled,
+/// by address or by any name for it.
+#[tokio::test]
+async fn loopback_is_never_dialled_unless_allowed() {
+    let capture = Capture::start(Protocol::Tls).await;
+    let dns = Dns::start(&[("rebound.example.test", "127.0.0.1"), ("mapped.example.test", "::ffff:127.0.0.1")]).await;
+    let hosts = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "rebound.example.test", "mapped.example.test"];
+    let urls: Vec<String> = hosts.iter().map(|host| capture.url_as(host, "/mcp")).collect();
+    let (bindings, servers) = bindings(&urls);
+    let dial = json!({"allowLoopback": false, "resolvers": [dns.address().to_string()]});
+    let builder = bindings.into_iter().fold(Sidecar::for_research().config("dial", dial), |b, binding| b.binding(binding));
+    let sidecar = builder.start().await;
+    assert_each_refused(&sidecar, "address_forbidden", &servers).await;
+    capture.assert_untouched();
+}
+
+/// One bad address among good ones spoils the name: a rebinding answer gets no second chance.
+#[tokio::test]
+async fn a_name_with_one_forbidden_address_is_refused_or_dialled_only_at_the_good_one() {
+    let capture = Capture::start(Protocol::Tls).await;
+    let name = "mcp.example.test";
+    let dns = Dns::start(&[(name, "169.254.169.254"), (name, "127.0.0.1")]).await;
+    let binding = Binding::new("mixed").trusting(&capture).url(&capture.url_as(name, "/mcp")).token(unique_secret());
+    let dial = json!({"allowLoopback": true, "resolvers": [dns.address().to_string()]});
+    let sidecar = Sidecar::for_research().binding(binding).config("dial", dial).start().await;
+    let response = sidecar.post("mixed", rpc::list(7)).await;
+    match response.reason() {
+        None => assert_eq!(capture.requests().len(), 1),
+        Some(reason) => assert_eq!(reason, "address_forbidden"),
+    }
+}
+
+/// Attack 26: an unknown CA, another name, an expired leaf, no TLS at all. The handshake is as
+/// far as it gets: not one byte of a request.
+#[tokio::test]
+async fn tls_that_cannot_be_verified_is_refused() {
+    let trusted = Capture::start(Protocol::Tls).await;
+    let unknown = Capture::start(Protocol::Tls).await;
+    let renamed = Capture::with_leaf(Protocol::Tls, &["other.example.test"], false).await;
+    let expired = Capture::with_leaf(Protocol::H2, &["localhost"], true).await;
+    let plain = Capture::start(Protocol::Plain).await;
+    let with_secret = |name: &str| Binding::new(name).token(unique_secret());
+    let plain_url = plain.url("/mcp").replace("http://", "https://");
+    let sidecar = Sidecar::for_research()
+        // Another upstream's CA vouches for nothing here.
+        .binding(with_secret("unknown").trusting(&trusted).url(&unknown.url("/mcp")))
+        .binding(with_secret("system").url(&unknown.url("/other")))
+        .binding(with_secret("renamed").to(&renamed))
+        .binding(with_secret("expired").to(&expired))
+        .binding(with_secret("plain").trusting(&trusted).url(&plain_url))
+        .start()
+        .await;
+    let servers = ["unknown", "system", "renamed", "expired", "plain"].map(str::to_owned);
+    assert_each_refused(&sidecar, "upstream_tls", &servers).await;
+    for capture in [&unknown, &renamed, &expired] {
+        assert!(capture.bytes().is_empty(), "no application byte before the certificate is verified");
+    }
+    assert!(plain.requests().is_empty(), "a plaintext server never sees a request");
+}
+
+/// `tls.serverName` is what is asked for and verified.
+#[tokio::test]
+async fn the_tls_name_of_the_binding_is_used() {
+    let capture = Capture::with_leaf(Protocol::Tls, &["other.example.test"], false).await;
+    let binding = Binding::new("github").to(&capture).token(unique_secret());
+    let binding = binding.set("/server/tls/serverName", json!("other.example.test"));
+    let sidecar = Sidecar::for_research().binding(binding).start().await;
+    sidecar.post("github", rpc::list(7)).await.assert_ok();
+    let name = capture.seen().read(|seen| seen.connections[0].server_name.clone());
+    assert_eq!(name.as_deref(), Some("other.example.test"));
+    assert_eq!(capture.requests()[0].authority, format!("localhost:{}", capture.port()));
+}
+
+/// Nobody listens, the peer hangs up or resets before it answers, or answers something else than HTTP.
+#[tokio::test]
+async fn an_upstream_that_breaks_off_is_unreachable() {
+    let capture = Capture::start(Protocol::Plain).await;
+    let gone = Capture::start(Protocol::Plain).await;
+    gone.stop();
+    let with_secret = |name: &str| Binding::new(name).token(unique_secret());
+    let sidecar = Sidecar::for_research()
+        .binding(with_secret("gone").to(&gone))
+        .binding(with_secret("github").to(&capture))
+        .start()
+        .await;
+    assert_each_refused(&sidecar, "upstream_unreachable", &["gone".to_owned()]).await;
+    let broken = [
+        (&b""[..], End::Close),
+        (b"", End::Reset),
+        (b"HTTP/1.1 200 OK\r\nContent-", End::Close),
+        (b"HTTP/1.1 200 OK\r\nContent-", End::Reset),
+        (b"220 smtp.example.test ESMTP\r\n\r\n", End::Close),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", End::Close),
+    ];
+    for (number, (bytes, end)) in broken.into_iter().enumerate() {
+        capture.next(Answer::Raw(bytes.to_vec(), end));
+        assert_each_refused(&sidecar, "upstream_unreachable", &["github".to_owned()]).await;
+        assert_eq!(capture.requests().len(), number + 1, "what was sent is not sent again");
+    }
+}
+
+/// `idleTimeout` bounds the wait for a head; `connectTimeout` the wait for a handshake.
+#[tokio::test]
+async fn an_upstream_that_says_nothing_times_out() {
+    let capture = Capture::start(Protocol::Plain).await;
+    capture.always(|_| Answer::Never);
+    let deaf = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let port = deaf.local_addr().expect("a bound listener has an address").port();
+    let with_secret = |name: &str| Binding::new(name).token(unique_secret());
+    let sidecar = Sidecar::for_research()
+        .binding(with_secret("github").to(&capture))
+        .binding(with_secret("deaf").url(&format!("https://localhost:{port}/mcp")))
+        .config("idleTimeout", json!("300ms"))
+        .config("connectTimeout", json!("300ms"))
+        .start()
+        .await;
+    assert_each_refused(&sidecar, "upstream_timeout", &["github".to_owned(), "deaf".to_owned()]).await;
+    capture.abandoned(0).await;
+    assert_eq!(capture.requests().len(), 1, "a call that timed out is not sent again");
+}
+
+/// T7: the agent must never be sent into a login: 401 becomes 502, one upstream request.
+#[tokio::test]
+async fn a_rejected_credential_is_reported_as_502() {
+    let capture = Capture::start(Protocol::Tls).await;
+    capture.always(|_| Answer::unauthorized());
+    let binding = Binding::new("github").to(&capture).token(unique_secret());
+    let sidecar = Sidecar::for_research().binding(binding).start().await;
+    let response = {
+        let message = Message::post("github", rpc::list(7)).bytes("127.0.0.1");
+        assert_refusal(&sidecar, &message, at("upstream_auth_rejected", "github")).await
+    };
+    assert!(!response.text().contains("who are you"), "the upstream's words stay outside");
+    assert_eq!(capture.requests().len(), 1);
+    assert_eq!(sidecar.metric("postern_upstream_auth_rejections_total", &[("server", "github")]).await, 1.0);
+}
