@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use watch::{FileWatch, WatchSettings};
+pub use watch::{FileWatch, OnRead, WatchSettings};
 
 use super::source::{Entry, Missing, Snapshot, Value};
 use crate::api::document::{Located, Problem, read_bindings};

@@ -48,8 +48,8 @@ enum Wake {
     Stop,
 }
 
-/// How many problems there are now, told after each reading.
-pub type OnRead = Box<dyn Fn(usize) + Send>;
+/// Told after each reading but the first: what is in force now, and how many problems there are.
+pub type OnRead = Box<dyn FnMut(&Credentials, usize) + Send>;
 
 impl FileWatch {
     /// Reads the directory once, and goes on watching. `Err` are the problems of the first
@@ -64,7 +64,7 @@ impl FileWatch {
         }
         watcher.take(loaded);
         let credentials = watcher.cache.readers();
-        let run = move || watcher.run(&wakes, &on_read);
+        let run = move || watcher.run(&wakes, on_read);
         let thread = std::thread::Builder::new().name("file-source".into()).spawn(run).ok();
         Ok((Self { stop, thread }, credentials))
     }
@@ -104,7 +104,7 @@ impl Watcher {
         Self { settings, cache: Cache::default(), notify, last: HashMap::new(), told: HashSet::new() }
     }
 
-    fn run(mut self, wakes: &Receiver<Wake>, on_read: &OnRead) {
+    fn run(mut self, wakes: &Receiver<Wake>, mut on_read: OnRead) {
         let mut pause = POLL;
         loop {
             match wakes.recv_timeout(pause) {
@@ -118,13 +118,14 @@ impl Watcher {
             }
             self.follow();
             let loaded = load_bindings(&self.settings.directory);
-            on_read(loaded.problems.len());
+            let problems = loaded.problems.len();
             self.tell(&loaded.problems);
             pause = match self.take(loaded) {
                 Some(due) => due.saturating_duration_since(clock::now()) + Duration::from_millis(1),
                 None if self.notify.is_some() => POLL,
                 None => POLL_ONLY,
             };
+            on_read(&self.cache.readers(), problems);
         }
     }
 

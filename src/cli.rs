@@ -1,0 +1,73 @@
+//! The command line (layer 6): one file per subcommand, each wires the parts it needs.
+
+mod check;
+mod demo;
+mod sidecar;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::api::document::Problem;
+
+/// Everything went as asked.
+const OK: u8 = 0;
+/// It could not be done: a port in use, a file that cannot be written. For `check`: a call
+/// would be refused, or a credential is not usable.
+const FAILED: u8 = 1;
+/// What was given is wrong: the command line, the configuration or a document.
+const INVALID: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(name = "postern", version, about, long_about = LONG, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const LONG: &str = "\
+Postern holds the credentials an AI agent needs for its MCP servers, so that the agent never does.
+
+The agent calls http://127.0.0.1:15101/<server> without a credential; Postern finds the one bound
+to the caller, replaces the auth header and forwards over TLS. Everything else is refused, with a
+reason.
+
+Exit codes: 0 done; 1 it could not be done (for check: a call would be refused); 2 the command
+line, the configuration or a document is wrong.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the data plane beside one agent
+    Sidecar(sidecar::Args),
+    /// Lint bindings, or explain one decision
+    Check(check::Args),
+    /// See it work: a sample MCP server, a credential file and a sidecar in one process
+    Demo(demo::Args),
+}
+
+/// Parses the command line and runs what it asks for.
+pub fn run() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::Sidecar(args) => sidecar::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    };
+    ExitCode::from(code)
+}
+
+/// Says on standard error what is wrong with what was given.
+fn tell(problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    let count = problems.len();
+    eprintln!("postern: {count} problem{} in what was given; nothing was started", if count == 1 { "" } else { "s" });
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, u8> {
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(|error| {
+        eprintln!("postern: the runtime cannot be started: {error}");
+        FAILED
+    })
+}

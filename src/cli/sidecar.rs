@@ -1,0 +1,228 @@
+//! `postern sidecar`: wires the data plane.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{FAILED, INVALID, OK, runtime, tell};
+use crate::api::document::Problem;
+use crate::config::sidecar::{self as config, SidecarSettings};
+use crate::credential::cache::Credentials;
+use crate::credential::file::FileWatch;
+use crate::proxy;
+use crate::runtime::clock;
+use crate::runtime::drain::DrainTrigger;
+use crate::runtime::task::OwnedTask;
+use crate::telemetry::admin::Admin;
+use crate::telemetry::exchange::Telemetry;
+use crate::telemetry::logs::{self, AccessLog, LogSettings};
+use crate::telemetry::metrics::{CredentialSample, Metrics};
+
+mod mcp_json;
+
+pub(super) use mcp_json::mcp_json;
+
+/// Run the data plane beside one agent
+///
+/// Standard output: one JSON line per exchange, when its last byte is through. Standard error:
+/// diagnostics. SIGTERM or SIGINT refuses new calls, lets running ones finish within
+/// shutdownGrace, and exits 0; a second one exits at once.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration file (docs/configuration.md)
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+    /// Diagnostics from this level on, instead of the file's: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<tracing::level_filters::LevelFilter>,
+}
+
+pub(super) fn run(args: &Args) -> u8 {
+    let mut settings = match config::load(&args.config) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            tell(&problems);
+            return INVALID;
+        }
+    };
+    if let Some(level) = args.log_level {
+        settings.log = LogSettings { level, ..settings.log };
+    }
+    logs::init(settings.log);
+    let grace = settings.shutdown_grace;
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    let code = runtime.block_on(async {
+        // Before anything else: a signal that comes now must not be lost.
+        let signals = Signals::new();
+        match (signals, start(settings).await) {
+            (Ok(signals), Ok(sidecar)) => serve(sidecar, signals, grace).await,
+            (_, Err(StartError::Problems(problems))) => {
+                tell(&problems);
+                INVALID
+            }
+            (_, Err(StartError::Io(what, error))) => {
+                eprintln!("postern: {what}: {error}");
+                FAILED
+            }
+            (Err(error), _) => {
+                eprintln!("postern: signals cannot be handled: {error}");
+                FAILED
+            }
+        }
+    });
+    // What still runs has had its grace.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    code
+}
+
+async fn serve(sidecar: Sidecar, mut signals: Signals, grace: Duration) -> u8 {
+    signals.stop().await;
+    tracing::info!(?grace, "draining: new calls are refused, running ones may finish");
+    tokio::select! {
+        quiet = sidecar.stop(grace) => tracing::info!(quiet, "stopped"),
+        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
+    }
+    OK
+}
+
+/// The signals that stop us.
+pub(super) struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A sidecar that runs.
+pub(super) struct Sidecar {
+    pub(super) endpoint: SocketAddr,
+    pub(super) admin: SocketAddr,
+    running: proxy::Running,
+    drain: DrainTrigger,
+    _admin: OwnedTask,
+    _source: FileWatch,
+    telemetry: Arc<Telemetry>,
+}
+
+/// Why a sidecar did not start.
+pub(super) enum StartError {
+    /// Documents are wrong; no socket was bound.
+    Problems(Vec<Problem>),
+    /// Something could not be had: what, and why.
+    Io(String, io::Error),
+}
+
+/// Reads the source, binds the sockets, writes `mcp.json`, and only then accepts.
+pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartError> {
+    let fail = |what: String| move |error| StartError::Io(what, error);
+    let metrics = Metrics::new().map_err(|error| StartError::Io("the metrics cannot be declared".into(), io::Error::other(error)))?;
+    let access = AccessLog::stdout().map_err(fail("the access log cannot be started".into()))?;
+    let telemetry = Arc::new(Telemetry::new(metrics, access, &settings.caller));
+    // Known once the endpoint is bound; the source's thread waits for it with its first change.
+    let (endpoint_known, endpoint_later) = std::sync::mpsc::sync_channel(1);
+    let publish = Publisher { public: settings.public.clone(), telemetry: Arc::clone(&telemetry) };
+    let on_read = publish.clone().on_read(endpoint_later);
+    let (source, credentials) = FileWatch::start(settings.source.clone(), on_read).map_err(StartError::Problems)?;
+    let admin = TcpListener::bind(settings.admin).await.map_err(fail(format!("admin.port: cannot listen on {}", settings.admin)))?;
+    let admin_address = admin.local_addr().map_err(fail("admin.port".into()))?;
+    let drain = DrainTrigger::new();
+    let port = settings.proxy.port;
+    let bound = proxy::bind(settings.proxy, credentials.clone(), Arc::clone(&telemetry), drain.watch()).await;
+    let bound = bound.map_err(fail(format!("endpoint.port: cannot listen on loopback port {port}")))?;
+    let endpoint = bound.endpoint;
+    publish.write(&credentials, endpoint.port()).map_err(fail("public.directory: mcp.json cannot be written".into()))?;
+    // The receiver lives in the source's thread, which outlives this function.
+    let _received = endpoint_known.send(endpoint.port());
+    let started = Arc::new(AtomicBool::new(false));
+    let server = Admin { telemetry: Arc::clone(&telemetry), samples: samples(credentials), started: Arc::clone(&started) };
+    let admin = OwnedTask::spawn(server.serve(admin));
+    let running = bound.serve();
+    started.store(true, Ordering::Release);
+    tracing::info!(endpoint = %endpoint, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
+    Ok(Sidecar { endpoint, admin: admin_address, running, drain, _admin: admin, _source: source, telemetry })
+}
+
+impl Sidecar {
+    /// Ends within `grace` and a second. Returns whether everything ended by itself.
+    pub(super) async fn stop(self, grace: Duration) -> bool {
+        let Self { running, drain, telemetry, .. } = self;
+        let quiet = drain.run(grace).await;
+        drop(running);
+        drop(telemetry);
+        quiet
+    }
+}
+
+fn samples(credentials: Credentials) -> Arc<dyn Fn() -> Vec<CredentialSample> + Send + Sync> {
+    Arc::new(move || {
+        let view = credentials.view();
+        let sample = |(server, credential): (&str, &crate::credential::Credential)| CredentialSample {
+            server: server.to_owned(),
+            generation: credential.generation,
+            age: clock::wall().duration_since(credential.changed()).unwrap_or_default().as_secs_f64(),
+            lag: credential.lag(),
+        };
+        view.credentials().map(sample).collect()
+    })
+}
+
+/// Keeps `mcp.json` as the bindings are.
+#[derive(Clone)]
+struct Publisher {
+    public: Option<PathBuf>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Publisher {
+    fn on_read(self, endpoint: std::sync::mpsc::Receiver<u16>) -> crate::credential::file::OnRead {
+        let mut port = None;
+        Box::new(move |credentials, problems| {
+            self.telemetry.metrics.source_read(problems);
+            port = port.or_else(|| endpoint.recv().ok());
+            if let Some(port) = port
+                && let Err(error) = self.write(credentials, port)
+            {
+                tracing::error!(%error, "mcp.json cannot be written");
+            }
+        })
+    }
+
+    fn write(&self, credentials: &Credentials, port: u16) -> io::Result<()> {
+        let Some(directory) = &self.public else { return Ok(()) };
+        std::fs::create_dir_all(directory)?;
+        let text = mcp_json(&credentials.view().routes, port);
+        let path = directory.join("mcp.json");
+        if std::fs::read(&path).is_ok_and(|now| now == text.as_bytes()) {
+            return Ok(());
+        }
+        write_atomically(directory, &path, &text)
+    }
+}
+
+/// Written beside and renamed: a reader sees the old file or the new one, whole.
+fn write_atomically(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
+    let beside = directory.join(".mcp.json.new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(&beside, path)
+}

@@ -1,0 +1,3 @@
+//! The configuration file (layer 5): from YAML to each owner's settings, all problems at once.
+
+pub mod sidecar;

@@ -1,0 +1,137 @@
+//! From a URL to a socket: our own resolution, every address checked, that one dialled.
+//!
+//! `/etc/hosts` is never read: in a pod the agent can write it. Names are taken as they stand,
+//! without search domains, so that nobody's search list decides where a credential goes.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::core::address::{self, AddressFault};
+use crate::core::decide::Refusal;
+use crate::core::reason::Reason;
+use crate::core::upstream::{Host, UpstreamUrl};
+
+/// How upstreams are reached.
+#[derive(Debug, Clone)]
+pub struct DialSettings {
+    /// Whether loopback and this machine's own addresses may be dialled.
+    pub allow_loopback: bool,
+    /// DNS servers; empty takes the system's.
+    pub resolvers: Vec<SocketAddr>,
+    /// For one connection, from resolution to the end of the TLS handshake.
+    pub connect_timeout: Duration,
+}
+
+/// Dials.
+pub struct Dialer {
+    settings: DialSettings,
+    resolver: TokioResolver,
+}
+
+impl Dialer {
+    /// Reads the system's resolvers if none are given.
+    pub fn new(settings: DialSettings) -> io::Result<Self> {
+        Ok(Self { resolver: resolver(&settings.resolvers)?, settings })
+    }
+
+    /// Connects in clear text.
+    pub async fn plain(&self, url: &UpstreamUrl) -> Result<TcpStream, Refusal> {
+        self.in_time(self.connect(url)).await
+    }
+
+    /// Connects and shakes hands; the certificate is verified for `name`.
+    pub async fn tls(&self, url: &UpstreamUrl, name: ServerName<'static>, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, Refusal> {
+        let connect = async {
+            let socket = self.connect(url).await?;
+            let shaken = TlsConnector::from(config).connect(name, socket).await;
+            shaken.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(tls) => Refusal::because(Reason::UpstreamTls, tls),
+                None => Refusal::because(Reason::UpstreamUnreachable, format!("TLS handshake: {}", error.kind())),
+            })
+        };
+        self.in_time(connect).await
+    }
+
+    async fn in_time<T>(&self, connect: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let late = |_| Refusal::because(Reason::UpstreamTimeout, "connectTimeout");
+        tokio::time::timeout(self.settings.connect_timeout, connect).await.map_err(late)?
+    }
+
+    async fn connect(&self, url: &UpstreamUrl) -> Result<TcpStream, Refusal> {
+        let addresses = self.addresses(&url.host).await?;
+        for address in &addresses {
+            self.check(*address).map_err(|fault| Refusal::because(Reason::AddressForbidden, format!("{address}: {fault}")))?;
+        }
+        let mut last = Refusal::because(Reason::UpstreamUnreachable, "the name has no address");
+        for address in addresses {
+            match TcpStream::connect((address, url.port)).await {
+                Ok(socket) => {
+                    // Without it, small events wait for the other side's acknowledgement.
+                    let _best_effort = socket.set_nodelay(true);
+                    return Ok(socket);
+                }
+                Err(error) => last = Refusal::because(Reason::UpstreamUnreachable, format!("{address} port {}: {}", url.port, error.kind())),
+            }
+        }
+        Err(last)
+    }
+
+    async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Refusal> {
+        let name = match host {
+            Host::Address(address) => return Ok(vec![*address]),
+            // RFC 6761: localhost is loopback, whatever a resolver says.
+            Host::Name(name) if &**name == "localhost" || name.ends_with(".localhost") => {
+                return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+            }
+            Host::Name(name) => name,
+        };
+        let found = self.resolver.lookup_ip(format!("{name}.")).await;
+        let found = found.map_err(|error| Refusal::because(Reason::UpstreamUnreachable, format!("{name} cannot be resolved: {error}")))?;
+        Ok(found.iter().collect())
+    }
+
+    fn check(&self, address: IpAddr) -> Result<(), AddressFault> {
+        let checked = address::check(address).and_then(|()| if is_own(address) { Err(AddressFault::Own) } else { Ok(()) });
+        match checked {
+            Err(fault) if fault.is_local() && self.settings.allow_loopback => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Whether an address is this machine's: only then can a socket be bound to it. In a pod it is
+/// the agent's as well.
+fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address.to_canonical(), 0)).is_ok()
+}
+
+fn resolver(servers: &[SocketAddr]) -> io::Result<TokioResolver> {
+    let mut builder = if servers.is_empty() {
+        TokioResolver::builder_tokio().map_err(io::Error::other)?
+    } else {
+        let servers = servers.iter().map(|server| {
+            let at = |mut connection: ConnectionConfig| {
+                connection.port = server.port();
+                connection
+            };
+            NameServerConfig::new(server.ip(), true, vec![at(ConnectionConfig::udp()), at(ConnectionConfig::tcp())])
+        });
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    let options = builder.options_mut();
+    options.use_hosts_file = ResolveHosts::Never;
+    options.timeout = Duration::from_secs(2);
+    builder.build().map_err(io::Error::other)
+}

@@ -1,0 +1,195 @@
+//! The reading half of an agent's connection: heads and bodies, bounded in size and time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::Limits;
+use crate::core::chunked::{ChunkFault, Decoder};
+use crate::core::decide::Refusal;
+use crate::core::reason::Reason;
+use crate::core::request::{self, Framing, Head};
+
+/// Reads one connection.
+pub(super) struct Inbound<R> {
+    reader: R,
+    buffer: Vec<u8>,
+}
+
+/// Why nothing more can be read.
+#[derive(Debug)]
+pub(super) enum ReadFault {
+    /// The agent closed, or stayed away: nothing to say to it.
+    Closed,
+    /// Refused; the connection must close, since the rest cannot be told apart any more.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for ReadFault {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// How much is read at once.
+const READ_BYTES: usize = 8 * 1024;
+/// How much of the next request may wait while one is answered.
+const MAX_AHEAD: usize = 64 * 1024;
+/// The step in which a chunked body takes from the budget.
+const BUDGET_STEP: usize = 64 * 1024;
+
+impl<R: AsyncRead + Unpin> Inbound<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader, buffer: Vec::new() }
+    }
+
+    /// Reads the next head. Waits at most `idle` for its first byte and `head` for the rest.
+    pub(super) async fn head(&mut self, limits: &Limits, idle: Duration, head: Duration) -> Result<Head, ReadFault> {
+        if self.buffer.is_empty() {
+            match timeout(idle, self.fill()).await {
+                Ok(Ok(1..)) => {}
+                _ => return Err(ReadFault::Closed),
+            }
+        }
+        let read = timeout(head, self.rest_of_head(limits.head)).await;
+        let end = read.map_err(|_| Refusal::because(Reason::MalformedHead, "the head did not come to its end in time"))??;
+        let head = request::parse(self.buffer.get(..end).unwrap_or_default()).map_err(Refusal::from)?;
+        self.consume(end);
+        Ok(head)
+    }
+
+    async fn rest_of_head(&mut self, max: usize) -> Result<usize, ReadFault> {
+        let mut seen = 0;
+        loop {
+            if let Some(end) = request::find_end(&self.buffer, seen, max).map_err(Refusal::from)? {
+                return Ok(end);
+            }
+            seen = self.buffer.len();
+            self.more().await?;
+        }
+    }
+
+    /// Whether part of a body, or of the next request, is here already.
+    pub(super) fn has_bytes(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Reads a body whole. Its bytes hold their share of the budget until the last clone is gone.
+    pub(super) async fn body(&mut self, framing: Framing, limits: &Limits, budget: &Arc<Semaphore>, time: Duration) -> Result<Bytes, ReadFault> {
+        let read = async {
+            match framing {
+                Framing::Length(0) => Ok(Bytes::new()),
+                Framing::Length(length) => self.sized_body(length, limits, budget).await,
+                Framing::Chunked => self.chunked_body(limits, budget).await,
+            }
+        };
+        let late = |_| Refusal::because(Reason::BadJsonRpc, "the body did not come to its end in time");
+        timeout(time, read).await.map_err(late)?
+    }
+
+    async fn sized_body(&mut self, length: u64, limits: &Limits, budget: &Arc<Semaphore>) -> Result<Bytes, ReadFault> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= limits.body);
+        let length = length.ok_or_else(|| Refusal::new(Reason::BodyTooLarge))?;
+        let share = reserve(budget, length)?;
+        let ready = length.min(self.buffer.len());
+        let mut body = Vec::with_capacity(length);
+        body.extend_from_slice(self.buffer.get(..ready).unwrap_or_default());
+        self.consume(ready);
+        let mut rest = (&mut self.reader).take((length - ready) as u64);
+        while body.len() < length {
+            if !matches!(rest.read_buf(&mut body).await, Ok(1..)) {
+                return Err(ReadFault::Closed);
+            }
+        }
+        Ok(Bytes::from_owner(Owned { bytes: body, _shares: vec![share] }))
+    }
+
+    async fn chunked_body(&mut self, limits: &Limits, budget: &Arc<Semaphore>) -> Result<Bytes, ReadFault> {
+        let mut decoder = Decoder::new(limits.body);
+        let (mut body, mut shares) = (Vec::new(), Vec::new());
+        loop {
+            if shares.len() * BUDGET_STEP < body.len() + self.buffer.len() {
+                shares.push(reserve(budget, BUDGET_STEP)?);
+                continue;
+            }
+            let progress = decoder.feed(&self.buffer, &mut body).map_err(|fault| match fault {
+                ChunkFault::TooLarge => Refusal::new(Reason::BodyTooLarge),
+                ChunkFault::Malformed => Refusal::because(Reason::MalformedHead, fault),
+            })?;
+            self.consume(progress.consumed);
+            if progress.done {
+                return Ok(Bytes::from_owner(Owned { bytes: body, _shares: shares }));
+            }
+            self.more().await?;
+        }
+    }
+
+    /// Waits until the agent has closed its side. What it sends meanwhile is kept for later, up
+    /// to a bound; after that the wait never ends, and the socket's own buffers push back.
+    pub(super) async fn closed(&mut self) {
+        while self.buffer.len() < MAX_AHEAD {
+            if !matches!(self.fill().await, Ok(1..)) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Reads and drops what still comes, so that closing does not reset the connection before
+    /// the agent has read our answer (RFC 9112 section 9.6).
+    pub(super) async fn discard(&mut self, max: usize, time: Duration) {
+        let drain = async {
+            let mut left = max;
+            while left > 0 {
+                self.buffer.clear();
+                match self.fill().await {
+                    Ok(read @ 1..) => left = left.saturating_sub(read),
+                    _ => return,
+                }
+            }
+        };
+        let _done_or_late = timeout(time, drain).await;
+    }
+
+    async fn more(&mut self) -> Result<(), ReadFault> {
+        match self.fill().await {
+            Ok(1..) => Ok(()),
+            _ => Err(ReadFault::Closed),
+        }
+    }
+
+    async fn fill(&mut self) -> std::io::Result<usize> {
+        self.buffer.reserve(READ_BYTES);
+        self.reader.read_buf(&mut self.buffer).await
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.buffer.drain(..bytes);
+        // An idle connection holds no memory for a head that has been answered.
+        if self.buffer.is_empty() {
+            self.buffer = Vec::new();
+        }
+    }
+}
+
+/// A body and its share of the budget, given back together.
+struct Owned {
+    bytes: Vec<u8>,
+    _shares: Vec<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn reserve(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    let overloaded = || Refusal::because(Reason::Overloaded, "limits.bodyBudgetBytes are in use");
+    let bytes = u32::try_from(bytes).map_err(|_| overloaded())?;
+    Arc::clone(budget).try_acquire_many_owned(bytes).map_err(|_| overloaded())
+}

@@ -1,0 +1,88 @@
+//! Accepting connections of the agent, a bounded number of them.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Shared, connection};
+use crate::runtime::task;
+
+/// Binds the endpoint on loopback, IPv4 and, where the machine has it, IPv6, on the same port.
+pub(super) async fn bind(port: u16) -> io::Result<(SocketAddr, Vec<Listener>)> {
+    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let endpoint = v4.local_addr()?;
+    let mut listeners = vec![Listener(v4)];
+    match TcpListener::bind((Ipv6Addr::LOCALHOST, endpoint.port())).await {
+        Ok(v6) => listeners.push(Listener(v6)),
+        // Another process there would get calls that are meant for us.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => return Err(error),
+        Err(error) => tracing::debug!(%error, "the endpoint is not bound on IPv6"),
+    }
+    Ok((endpoint, listeners))
+}
+
+/// Places for connections.
+#[derive(Debug, Clone)]
+pub(super) struct Slots {
+    regular: Arc<Semaphore>,
+    /// Connections over the limit that are told so before they are closed.
+    excess: Arc<Semaphore>,
+}
+
+enum Slot {
+    Regular(OwnedSemaphorePermit),
+    Excess(OwnedSemaphorePermit),
+}
+
+const EXCESS_CONNECTIONS: usize = 64;
+
+impl Slots {
+    pub(super) fn new(connections: usize) -> Self {
+        Self { regular: Arc::new(Semaphore::new(connections)), excess: Arc::new(Semaphore::new(EXCESS_CONNECTIONS)) }
+    }
+
+    fn take(&self) -> Option<Slot> {
+        let regular = Arc::clone(&self.regular).try_acquire_owned().map(Slot::Regular);
+        regular.or_else(|_| Arc::clone(&self.excess).try_acquire_owned().map(Slot::Excess)).ok()
+    }
+}
+
+/// One listening socket.
+pub(super) struct Listener(TcpListener);
+
+impl Listener {
+    /// Accepts until dropped.
+    pub(super) async fn run(self, shared: Arc<Shared>, slots: Slots) {
+        loop {
+            match self.0.accept().await {
+                Ok((socket, _)) => admit(socket, &shared, &slots),
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for one instead of spinning.
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+fn admit(socket: TcpStream, shared: &Arc<Shared>, slots: &Slots) {
+    let Some(slot) = slots.take() else {
+        tracing::debug!("a connection is dropped: too many");
+        return;
+    };
+    let shared = Arc::clone(shared);
+    task::spawn(async move {
+        let overloaded = matches!(slot, Slot::Excess(_));
+        shared.telemetry.metrics.agent_connection(1);
+        connection::serve(socket, &shared, overloaded).await;
+        shared.telemetry.metrics.agent_connection(-1);
+        match slot {
+            Slot::Regular(permit) | Slot::Excess(permit) => drop(permit),
+        }
+    });
+}

@@ -1,0 +1,126 @@
+//! The writing half of an agent's connection: heads, whole bodies, chunks.
+
+use std::io;
+
+use bytes::{Buf as _, Bytes};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Response, StatusCode};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+
+/// How the body of an answer is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyFrame {
+    /// None, by the rules of HTTP.
+    Empty,
+    /// This many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+}
+
+/// Writes one connection.
+pub(super) struct Outbound<W> {
+    writer: W,
+    buffer: Vec<u8>,
+}
+
+/// Data up to this size is copied behind its head or chunk size, to go out in one write.
+const COPY_BYTES: usize = 16 * 1024;
+
+impl<W: AsyncWrite + Unpin> Outbound<W> {
+    pub(super) fn new(writer: W) -> Self {
+        Self { writer, buffer: Vec::new() }
+    }
+
+    /// Writes a whole answer. `head_only` for HEAD.
+    pub(super) async fn whole(&mut self, response: &Response<Bytes>, close: bool, head_only: bool) -> io::Result<()> {
+        let body = response.body();
+        self.head(response.status(), response.headers(), BodyFrame::Length(body.len() as u64), close);
+        if !head_only {
+            self.buffer.extend_from_slice(body);
+        }
+        self.flush().await
+    }
+
+    /// Says that the body may come (RFC 9110 section 10.1.1).
+    pub(super) async fn go_on(&mut self) -> io::Result<()> {
+        self.writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await
+    }
+
+    /// Puts a head in the buffer; it goes out with the next flush or data.
+    pub(super) fn head(&mut self, status: StatusCode, headers: &HeaderMap, frame: BodyFrame, close: bool) {
+        let out = &mut self.buffer;
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(status.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\r\n");
+        for (name, value) in headers {
+            line(out, name.as_str(), value.as_bytes());
+        }
+        match frame {
+            BodyFrame::Empty => {}
+            BodyFrame::Length(length) => line(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes()),
+            BodyFrame::Chunked => line(out, TRANSFER_ENCODING.as_str(), b"chunked"),
+        }
+        if close {
+            line(out, CONNECTION.as_str(), b"close");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Puts data in the buffer, framed, as long as it is small; the flush comes later.
+    pub(super) fn buffer_data(&mut self, data: &Bytes, frame: BodyFrame) -> bool {
+        if self.buffer.len() + data.len() > COPY_BYTES {
+            return false;
+        }
+        if frame == BodyFrame::Chunked {
+            self.buffer.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        }
+        self.buffer.extend_from_slice(data);
+        if frame == BodyFrame::Chunked {
+            self.buffer.extend_from_slice(b"\r\n");
+        }
+        true
+    }
+
+    /// Writes data, framed, and whatever waits before it. The writer has no further buffer:
+    /// when this returns, the kernel has it.
+    pub(super) async fn data(&mut self, data: Bytes, frame: BodyFrame) -> io::Result<()> {
+        if self.buffer_data(&data, frame) {
+            return self.flush().await;
+        }
+        let mut before = std::mem::take(&mut self.buffer);
+        let mut after: &[u8] = b"";
+        if frame == BodyFrame::Chunked {
+            before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+            after = b"\r\n";
+        }
+        let mut all = before.as_slice().chain(data).chain(after);
+        self.writer.write_all_buf(&mut all).await
+    }
+
+    /// Puts the end of a chunked body in the buffer.
+    pub(super) fn end_chunks(&mut self) {
+        self.buffer.extend_from_slice(b"0\r\n\r\n");
+    }
+
+    /// Writes what waits.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        let waiting = std::mem::take(&mut self.buffer);
+        if waiting.is_empty() { Ok(()) } else { self.writer.write_all(&waiting).await }
+    }
+
+    /// Ends our side of the connection.
+    pub(super) async fn shutdown(&mut self) {
+        // An error means that the other side is gone already.
+        let _gone = self.writer.shutdown().await;
+    }
+}
+
+fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,162 @@
+//! The connections of one key: idle HTTP/1.1 ones, or one shared HTTP/2 one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName as TlsName;
+
+use super::{Connection, PoolKey};
+use crate::core::name::ServerName;
+use crate::core::upstream::UpstreamUrl;
+use crate::credential::cache::Credentials;
+use crate::runtime::clock;
+use crate::runtime::task::OwnedTask;
+
+/// The pools by what they belong to.
+pub(in crate::proxy) type Pools = HashMap<PoolKey, Arc<Pool>>;
+
+/// How many idle connections one key keeps.
+const MAX_IDLE: usize = 64;
+/// How long an idle connection is kept: shorter than the 75 s and 60 s that common servers allow.
+const IDLE_LIFE: Duration = Duration::from_secs(50);
+
+/// An HTTP/1.1 connection.
+pub(in crate::proxy) struct Http1 {
+    pub(super) sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    #[expect(dead_code, reason = "held: dropping it closes the connection")]
+    pub(super) task: OwnedTask,
+    pub(super) since: Instant,
+}
+
+/// An HTTP/2 connection.
+pub(in crate::proxy) struct Http2 {
+    pub(super) sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+    pub(super) _task: OwnedTask,
+}
+
+/// The connections of one key.
+pub(in crate::proxy) struct Pool {
+    pub(super) server: ServerName,
+    pub(super) url: UpstreamUrl,
+    pub(super) tls: Option<(TlsName<'static>, Arc<ClientConfig>)>,
+    pub(super) connecting: tokio::sync::Mutex<()>,
+    protocol: AtomicU8,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    http1: Vec<Http1>,
+    http2: Option<Arc<Http2>>,
+    retired: bool,
+}
+
+const UNKNOWN: u8 = 0;
+const HTTP1: u8 = 1;
+const HTTP2: u8 = 2;
+
+impl Pool {
+    pub(super) fn new(server: ServerName, url: UpstreamUrl, tls: Option<(TlsName<'static>, Arc<ClientConfig>)>) -> Self {
+        // Clear text is always HTTP/1.1: there is no ALPN to ask.
+        let protocol = if tls.is_some() { UNKNOWN } else { HTTP1 };
+        Self { server, url, tls, connecting: tokio::sync::Mutex::default(), protocol: AtomicU8::new(protocol), idle: Mutex::default() }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the next connection may turn out to be shareable.
+    pub(super) fn may_share(&self) -> bool {
+        self.protocol.load(Ordering::Relaxed) != HTTP1
+    }
+
+    /// The HTTP/2 connection, if one is open.
+    pub(super) fn shared(&self) -> Option<Arc<Http2>> {
+        let mut idle = self.idle();
+        if idle.http2.as_ref().is_some_and(|connection| connection.sender.is_closed()) {
+            idle.http2 = None;
+        }
+        idle.http2.clone()
+    }
+
+    /// A connection kept from before that can take a request now.
+    pub(super) async fn checkout(&self) -> Option<Connection> {
+        if let Some(shared) = self.shared() {
+            return Some(Connection::Http2(shared));
+        }
+        loop {
+            // The one used last is the least likely to have been closed by the other side.
+            let mut connection = self.idle().http1.pop()?;
+            if connection.sender.ready().await.is_ok() {
+                return Some(Connection::Http1(connection));
+            }
+        }
+    }
+
+    /// Takes a connection back whose answer was read to the end.
+    pub(super) fn put(&self, mut connection: Http1) {
+        connection.since = clock::now();
+        let mut idle = self.idle();
+        if !idle.retired && idle.http1.len() < MAX_IDLE && !connection.sender.is_closed() {
+            idle.http1.push(connection);
+        }
+    }
+
+    /// Remembers what the server speaks, and shares what can be shared.
+    pub(super) fn learn(&self, connection: &Connection) {
+        match connection {
+            Connection::Http1(_) => self.protocol.store(HTTP1, Ordering::Relaxed),
+            Connection::Http2(shared) => {
+                self.protocol.store(HTTP2, Ordering::Relaxed);
+                let mut idle = self.idle();
+                if !idle.retired {
+                    idle.http2 = Some(Arc::clone(shared));
+                }
+            }
+        }
+    }
+
+    /// Closes what is idle; running exchanges end by themselves and are not taken back.
+    fn retire(&self) {
+        let mut idle = self.idle();
+        *idle = Idle { retired: true, ..Idle::default() };
+    }
+
+    fn expire(&self, now: Instant) {
+        let mut idle = self.idle();
+        idle.http1.retain(|connection| !connection.sender.is_closed() && now.duration_since(connection.since) < IDLE_LIFE);
+        if idle.http2.as_ref().is_some_and(|connection| connection.sender.is_closed()) {
+            idle.http2 = None;
+        }
+    }
+}
+
+/// How often pools are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Closes idle connections that are too old, or whose credential is not current any more.
+pub(in crate::proxy) async fn sweep(pools: Arc<Mutex<Pools>>, credentials: Credentials) {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        let view = credentials.view();
+        let now = clock::now();
+        let current = |key: &PoolKey| {
+            view.routes.iter().any(|route| {
+                let generation = view.lease(route).map(|lease| lease.credential.generation);
+                route.binding.id == key.binding && route.revision == key.revision && generation == Ok(key.generation)
+            })
+        };
+        pools.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, pool| {
+            let keep = current(key);
+            if keep { pool.expire(now) } else { pool.retire() }
+            keep
+        });
+    }
+}
