@@ -37,11 +37,8 @@ line, the configuration or a document is wrong.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the data plane beside one agent
     Sidecar(sidecar::Args),
-    /// Lint bindings, or explain one decision
     Check(check::Args),
-    /// See it work: a sample MCP server, a credential file and a sidecar in one process
     Demo(demo::Args),
 }
 

@@ -102,7 +102,12 @@ pub struct Running {
 }
 
 /// Binds the endpoint. Nothing is accepted before [`Bound::serve`].
-pub async fn bind(settings: ProxySettings, credentials: Credentials, telemetry: Arc<Telemetry>, drain: Drain) -> io::Result<Bound> {
+pub async fn bind(
+    settings: ProxySettings,
+    credentials: Credentials,
+    telemetry: Arc<Telemetry>,
+    drain: Drain,
+) -> io::Result<Bound> {
     let (endpoint, listeners) = listener::bind(settings.port).await?;
     let upstreams = Upstreams::new(settings.caller.clone(), settings.dial.clone(), Arc::clone(&telemetry))?;
     let shared = Arc::new(Shared {
@@ -121,9 +126,13 @@ impl Bound {
     /// Begins to accept.
     pub fn serve(self) -> Running {
         let slots = listener::Slots::new(self.shared.settings.limits.connections);
-        let accept = |listener: listener::Listener| OwnedTask::spawn(listener.run(Arc::clone(&self.shared), slots.clone()));
+        let accept =
+            |listener: listener::Listener| OwnedTask::spawn(listener.run(Arc::clone(&self.shared), slots.clone()));
         let mut tasks: Vec<OwnedTask> = self.listeners.into_iter().map(accept).collect();
-        tasks.push(OwnedTask::spawn(upstream::sweep(Arc::clone(&self.shared.upstreams.pools), self.shared.credentials.clone())));
+        tasks.push(OwnedTask::spawn(upstream::sweep(
+            Arc::clone(&self.shared.upstreams.pools),
+            self.shared.credentials.clone(),
+        )));
         Running { _tasks: tasks }
     }
 }

@@ -39,7 +39,12 @@ const CREDENTIAL: Fields = &[
     ("type", Shape::Text),
     (
         "secretRef",
-        Shape::Map(&[("name", Shape::Text), ("key", Shape::Text), ("usernameKey", Shape::Text), ("passwordKey", Shape::Text)]),
+        Shape::Map(&[
+            ("name", Shape::Text),
+            ("key", Shape::Text),
+            ("usernameKey", Shape::Text),
+            ("passwordKey", Shape::Text),
+        ]),
     ),
     ("header", Shape::Map(&[("name", Shape::Text), ("format", Shape::Text)])),
 ];
@@ -168,7 +173,12 @@ impl Faults {
     }
 
     /// Parses each text of a list; `path[2]` names a bad one.
-    fn each<T, E: ToString>(&mut self, path: &str, texts: Option<Vec<String>>, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+    fn each<T, E: ToString>(
+        &mut self,
+        path: &str,
+        texts: Option<Vec<String>>,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
         let mut parsed = Vec::new();
         for (at, text) in texts.unwrap_or_default().iter().enumerate() {
             match parse(text) {
@@ -198,7 +208,8 @@ impl Faults {
         let credential = self.credential(spec.credential);
         let tools = self.tools(spec.tools.unwrap_or_default());
         let pass_headers = self.each("spec.passHeaders", spec.pass_headers, binding::pass_header);
-        let cookie = |name: &str| binding::is_cookie_name(name).then(|| name.to_owned()).ok_or("a cookie name (RFC 6265 token)");
+        let cookie =
+            |name: &str| binding::is_cookie_name(name).then(|| name.to_owned()).ok_or("a cookie name (RFC 6265 token)");
         let pass_cookies = self.each("spec.passCookies", spec.pass_cookies, cookie);
         let allow_batch = spec.allow_batch.unwrap_or(false);
         if allow_batch && !tools.is_open() {
@@ -238,7 +249,10 @@ impl Faults {
             Some(Ok(url)) => Some(url),
         };
         if url.as_ref().is_some_and(|url| url.scheme == Scheme::Http) && spec.allow_plaintext != Some(true) {
-            self.push("spec.server.url", "an https URL: the credential would travel in clear text; allowPlaintext: true consents to that");
+            self.push(
+                "spec.server.url",
+                "an https URL: the credential would travel in clear text; allowPlaintext: true consents to that",
+            );
         }
         self.transports(spec.transports);
         let tls = spec.tls.unwrap_or_default();
@@ -266,7 +280,10 @@ impl Faults {
         let before = self.0.len();
         let streamable = self.each("spec.server.transports", Some(transports), known);
         if self.0.len() == before && !streamable.contains(&true) {
-            self.push("spec.server.transports", "StreamableHTTP among them; servers that speak only the SSE of 2024-11-05 are not served yet");
+            self.push(
+                "spec.server.transports",
+                "StreamableHTTP among them; servers that speak only the SSE of 2024-11-05 are not served yet",
+            );
         }
     }
 
@@ -302,11 +319,21 @@ impl Faults {
                 None
             }
         };
-        let material = if basic { self.basic(secret, &reference, &header) } else { self.token(spec.kind.as_deref(), secret, &reference, &header) };
+        let material = if basic {
+            self.basic(secret, &reference, &header)
+        } else {
+            self.token(spec.kind.as_deref(), secret, &reference, &header)
+        };
         Some(CredentialSpec { header: name?, material: material? })
     }
 
-    fn token(&mut self, kind: Option<&str>, secret: Option<ObjectName>, reference: &KeyRef, header: &Header) -> Option<Material> {
+    fn token(
+        &mut self,
+        kind: Option<&str>,
+        secret: Option<ObjectName>,
+        reference: &KeyRef,
+        header: &Header,
+    ) -> Option<Material> {
         let key = self.name("spec.credential.secretRef.key", reference.key.as_deref(), DataKey::parse);
         if reference.username_key.is_some() || reference.password_key.is_some() {
             self.push("spec.credential.secretRef", "usernameKey and passwordKey only with type Basic");

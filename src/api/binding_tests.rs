@@ -62,7 +62,11 @@ fn each_bad_field_is_named() {
         (server, "{name: a, url: https://h/, transports: [SSE]}", "spec.server.transports"),
         (server, "{name: a, url: https://h/, transports: [WebSocket]}", "spec.server.transports[0]"),
         (server, "{name: a, url: https://h/, tls: {serverName: 'a b'}}", "spec.server.tls.serverName"),
-        (server, "{name: a, url: https://h/, tls: {caBundle: {configMapRef: {name: c}}}}", "spec.server.tls.caBundle.configMapRef.key"),
+        (
+            server,
+            "{name: a, url: https://h/, tls: {caBundle: {configMapRef: {name: c}}}}",
+            "spec.server.tls.caBundle.configMapRef.key",
+        ),
         (kind, "type: OAuth", "spec.credential.type"),
         (kind, "type: Header", "spec.credential.header.name"),
         (kind, "type: Basic", "spec.credential.secretRef.key"),
@@ -87,6 +91,7 @@ fn each_bad_field_is_named() {
 
 #[test]
 fn faults_are_told_together() {
-    let found = faults("{name: github, url: https://api.example.com/mcp/}", "{name: A, url: ws://h, command: x}\n  tools: 1");
+    let found =
+        faults("{name: github, url: https://api.example.com/mcp/}", "{name: A, url: ws://h, command: x}\n  tools: 1");
     assert_eq!(found, ["spec.server.command", "spec.tools", "spec.server.name", "spec.server.url"]);
 }

@@ -57,7 +57,9 @@ pub fn read_bindings(file: &str, text: &str) -> (Vec<Located>, Vec<Problem>) {
         match read_binding(&part) {
             Ok(Some(binding)) => bindings.push(Located { binding, file: file.to_owned(), line: part.line }),
             Ok(None) => {}
-            Err(faults) => problems.extend(faults.into_iter().map(|(line, fault)| Problem { file: file.to_owned(), line, fault })),
+            Err(faults) => {
+                problems.extend(faults.into_iter().map(|(line, fault)| Problem { file: file.to_owned(), line, fault }))
+            }
         }
     }
     (bindings, problems)
@@ -88,7 +90,9 @@ pub fn read_one<T: for<'de> Deserialize<'de>>(file: &str, text: &str, fields: Fi
         let second = all.remove(1);
         return (None, vec![problem((Some(second.line), Fault::new("", "a single document")))]);
     }
-    let Some(part) = all.first() else { return (None, vec![problem((None, Fault::new("", "a document; the file is empty")))]) };
+    let Some(part) = all.first() else {
+        return (None, vec![problem((None, Fault::new("", "a document; the file is empty")))]);
+    };
     match read(part, fields) {
         Ok(Some((value, faults))) => (Some(value), faults.into_iter().map(problem).collect()),
         Ok(None) => (None, vec![problem((None, Fault::new("", "a document; the file is empty")))]),

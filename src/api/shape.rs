@@ -120,14 +120,23 @@ pub fn join(path: &str, field: &str) -> String {
 /// A key as it may be printed: a name, not whatever someone pasted there.
 fn printable(key: &str) -> String {
     let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    if !key.is_empty() && key.len() <= 40 && key.bytes().all(name) { key.to_owned() } else { "(unprintable key)".to_owned() }
+    if !key.is_empty() && key.len() <= 40 && key.bytes().all(name) {
+        key.to_owned()
+    } else {
+        "(unprintable key)".to_owned()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FIELDS: Fields = &[("name", Shape::Text), ("on", Shape::Bool), ("list", Shape::Texts), ("sub", Shape::Map(&[("port", Shape::Number)]))];
+    const FIELDS: Fields = &[
+        ("name", Shape::Text),
+        ("on", Shape::Bool),
+        ("list", Shape::Texts),
+        ("sub", Shape::Map(&[("port", Shape::Number)])),
+    ];
 
     #[test]
     fn every_fault_is_found_and_no_value_is_quoted() {

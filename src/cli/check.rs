@@ -39,7 +39,6 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Say what a sidecar would do with one call, and why
     Explain(Explain),
 }
 
@@ -103,7 +102,11 @@ fn report(path: &Path, loaded: &Loaded) -> u8 {
         eprintln!("{problem}");
     }
     let (bindings, problems) = (loaded.bindings.len(), loaded.problems.len());
-    println!("{}: {bindings} good bindings, {problems} problems, {} credentials missing or unusable", path.display(), missing.len());
+    println!(
+        "{}: {bindings} good bindings, {problems} problems, {} credentials missing or unusable",
+        path.display(),
+        missing.len()
+    );
     match (problems, missing.len()) {
         (0, 0) => OK,
         (0, _) => FAILED,
@@ -116,7 +119,8 @@ fn values(directory: &Path, bindings: &[Located]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for located in bindings {
         let Some(account) = located.binding.service_accounts.first() else { continue };
-        let caller = CallerKey { namespace: located.binding.id.namespace.clone(), service_account: account.clone(), user: None };
+        let caller =
+            CallerKey { namespace: located.binding.id.namespace.clone(), service_account: account.clone(), user: None };
         let snapshot = file::snapshot(directory, std::slice::from_ref(located), &caller);
         for entry in snapshot.entries {
             let told = |missing: &Missing| format!("a usable value ({missing})");
@@ -169,7 +173,8 @@ impl Explain {
     }
 
     fn decide(&self, routes: &Routes, path: String) -> Decision {
-        let params = self.tool.as_ref().map(|tool| serde_json::json!({"name": tool})).unwrap_or_else(|| serde_json::json!({}));
+        let params =
+            self.tool.as_ref().map(|tool| serde_json::json!({"name": tool})).unwrap_or_else(|| serde_json::json!({}));
         let body = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": self.method, "params": params}).to_string();
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1"));
@@ -188,7 +193,10 @@ fn forwarded(view: &View, plan: &Plan) -> u8 {
     match view.lease(&plan.route) {
         Ok(lease) => {
             let credential = &lease.credential;
-            println!("credential  Secret {} in header {}, generation {} (version {})", credential.secret, credential.header, credential.generation, credential.version);
+            println!(
+                "credential  Secret {} in header {}, generation {} (version {})",
+                credential.secret, credential.header, credential.generation, credential.version
+            );
             println!("forwarded");
             OK
         }

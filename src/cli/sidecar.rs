@@ -136,7 +136,8 @@ pub(super) enum StartError {
 /// Reads the source, binds the sockets, writes `mcp.json`, and only then accepts.
 pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartError> {
     let fail = |what: String| move |error| StartError::Io(what, error);
-    let metrics = Metrics::new().map_err(|error| StartError::Io("the metrics cannot be declared".into(), io::Error::other(error)))?;
+    let metrics = Metrics::new()
+        .map_err(|error| StartError::Io("the metrics cannot be declared".into(), io::Error::other(error)))?;
     let access = AccessLog::stdout().map_err(fail("the access log cannot be started".into()))?;
     let telemetry = Arc::new(Telemetry::new(metrics, access, &settings.caller));
     // Known once the endpoint is bound; the source's thread waits for it with its first change.
@@ -144,18 +145,23 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
     let publish = Publisher { public: settings.public.clone(), telemetry: Arc::clone(&telemetry) };
     let on_read = publish.clone().on_read(endpoint_later);
     let (source, credentials) = FileWatch::start(settings.source.clone(), on_read).map_err(StartError::Problems)?;
-    let admin = TcpListener::bind(settings.admin).await.map_err(fail(format!("admin.port: cannot listen on {}", settings.admin)))?;
+    let admin = TcpListener::bind(settings.admin)
+        .await
+        .map_err(fail(format!("admin.port: cannot listen on {}", settings.admin)))?;
     let admin_address = admin.local_addr().map_err(fail("admin.port".into()))?;
     let drain = DrainTrigger::new();
     let port = settings.proxy.port;
     let bound = proxy::bind(settings.proxy, credentials.clone(), Arc::clone(&telemetry), drain.watch()).await;
     let bound = bound.map_err(fail(format!("endpoint.port: cannot listen on loopback port {port}")))?;
     let endpoint = bound.endpoint;
-    publish.write(&credentials, endpoint.port()).map_err(fail("public.directory: mcp.json cannot be written".into()))?;
+    publish
+        .write(&credentials, endpoint.port())
+        .map_err(fail("public.directory: mcp.json cannot be written".into()))?;
     // The receiver lives in the source's thread, which outlives this function.
     let _received = endpoint_known.send(endpoint.port());
     let started = Arc::new(AtomicBool::new(false));
-    let server = Admin { telemetry: Arc::clone(&telemetry), samples: samples(credentials), started: Arc::clone(&started) };
+    let server =
+        Admin { telemetry: Arc::clone(&telemetry), samples: samples(credentials), started: Arc::clone(&started) };
     let admin = OwnedTask::spawn(server.serve(admin));
     let running = bound.serve();
     started.store(true, Ordering::Release);

@@ -171,7 +171,10 @@ impl Reader<'_> {
         let caller = self.caller(&raw.caller);
         let directory = self.source(&raw.source);
         let admin_ip = self.parsed::<IpAddr>("admin.address", raw.admin.address.as_deref(), "an IP address");
-        let admin = SocketAddr::new(admin_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port("admin.port", raw.admin.port, ADMIN_PORT));
+        let admin = SocketAddr::new(
+            admin_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            self.port("admin.port", raw.admin.port, ADMIN_PORT),
+        );
         let port = self.port("endpoint.port", raw.endpoint.port, ENDPOINT_PORT);
         if raw.endpoint.address.is_some() {
             self.push("endpoint.address", "no address: the endpoint listens on loopback only");
@@ -217,7 +220,10 @@ impl Reader<'_> {
         for (at, text) in raw.dial.resolvers.iter().flatten().enumerate() {
             match text.parse::<SocketAddr>().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53))) {
                 Ok(server) => resolvers.push(server),
-                Err(_) => self.push(&format!("dial.resolvers[{at}]"), "the IP address of a DNS server, with a port if it is not 53"),
+                Err(_) => self.push(
+                    &format!("dial.resolvers[{at}]"),
+                    "the IP address of a DNS server, with a port if it is not 53",
+                ),
             }
         }
         DialSettings {
@@ -289,7 +295,13 @@ impl Reader<'_> {
         })
     }
 
-    fn number(&mut self, path: &str, number: Option<u64>, default: usize, range: std::ops::RangeInclusive<usize>) -> usize {
+    fn number(
+        &mut self,
+        path: &str,
+        number: Option<u64>,
+        default: usize,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> usize {
         let value = number.map_or(Some(default), |number| usize::try_from(number).ok());
         value.filter(|value| range.contains(value)).unwrap_or_else(|| {
             self.push(path, format!("a number of {} to {}", range.start(), range.end()));
@@ -349,23 +361,28 @@ mod tests {
     #[test]
     fn every_problem_is_told_with_its_line() {
         let text = "caller: {namespace: N}\nsource: {file: {directory: 1}}\nendpoint:\n  port: 70000\nlimits:\n  bodyBytes: 1\n  connections: lots\nrotationGrace: 5 minutes\nlog: {level: loud}\nextra: 1\n";
-        assert_eq!(paths(text), [
-            (Some(2), "source.file.directory".into()),
-            (Some(7), "limits.connections".into()),
-            (Some(10), "extra".into()),
-            (Some(1), "caller.namespace".into()),
-            (Some(1), "caller.serviceAccount".into()),
-            (Some(4), "endpoint.port".into()),
-            (Some(6), "limits.bodyBytes".into()),
-            (Some(8), "rotationGrace".into()),
-            (Some(9), "log.level".into()),
-        ]);
+        assert_eq!(
+            paths(text),
+            [
+                (Some(2), "source.file.directory".into()),
+                (Some(7), "limits.connections".into()),
+                (Some(10), "extra".into()),
+                (Some(1), "caller.namespace".into()),
+                (Some(1), "caller.serviceAccount".into()),
+                (Some(4), "endpoint.port".into()),
+                (Some(6), "limits.bodyBytes".into()),
+                (Some(8), "rotationGrace".into()),
+                (Some(9), "log.level".into()),
+            ]
+        );
         assert_eq!(paths("")[0].1, "");
     }
 
     #[test]
     fn durations_have_a_unit() {
-        for (text, expected) in [("500ms", Some(500)), ("2s", Some(2_000)), ("5m", Some(300_000)), ("24h", Some(86_400_000))] {
+        for (text, expected) in
+            [("500ms", Some(500)), ("2s", Some(2_000)), ("5m", Some(300_000)), ("24h", Some(86_400_000))]
+        {
             assert_eq!(parse_duration(text).map(|d| d.as_millis()), expected, "{text}");
         }
         for bad in ["", "5", "s", "0s", "25h", "-1s", "1.5s", "1d", "99999999999999999999s"] {

@@ -132,7 +132,9 @@ pub fn credential_header(text: &str) -> Result<HeaderName, HeaderFault> {
 pub fn pass_header(text: &str) -> Result<HeaderName, HeaderFault> {
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| NOT_A_NAME)?;
     if is_framing(name.as_str()) || looks_like_credential(name.as_str()) {
-        return Err(HeaderFault("a header that neither frames the request nor looks like a credential (cookies: passCookies)"));
+        return Err(HeaderFault(
+            "a header that neither frames the request nor looks like a credential (cookies: passCookies)",
+        ));
     }
     Ok(name)
 }
@@ -140,8 +142,20 @@ pub fn pass_header(text: &str) -> Result<HeaderName, HeaderFault> {
 /// Headers that carry the message, not its meaning: never from the agent, never for a credential.
 fn is_framing(name: &str) -> bool {
     const NAMES: [&str; 14] = [
-        "host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade",
-        "expect", "content-encoding", "accept-encoding", "forwarded", "via", "http2-settings",
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "content-encoding",
+        "accept-encoding",
+        "forwarded",
+        "via",
+        "http2-settings",
     ];
     NAMES.contains(&name) || name.starts_with("proxy-connection") || name.starts_with("x-forwarded-")
 }
@@ -149,8 +163,15 @@ fn is_framing(name: &str) -> bool {
 /// Request headers of the agent that always go through.
 pub fn is_forwarded(name: &str) -> bool {
     const NAMES: [&str; 9] = [
-        "accept", "content-type", "content-length", "user-agent", "origin", "last-event-id", "traceparent",
-        "tracestate", "baggage",
+        "accept",
+        "content-type",
+        "content-length",
+        "user-agent",
+        "origin",
+        "last-event-id",
+        "traceparent",
+        "tracestate",
+        "baggage",
     ];
     NAMES.contains(&name) || name.starts_with("mcp-")
 }
@@ -158,7 +179,8 @@ pub fn is_forwarded(name: &str) -> bool {
 /// Headers that are, or are named like, credentials. Also what counts as "the agent's own token".
 pub fn looks_like_credential(name: &str) -> bool {
     const NAMES: [&str; 6] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "dpop", "x-api-key"];
-    const PARTS: [&str; 8] = ["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"];
+    const PARTS: [&str; 8] =
+        ["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"];
     NAMES.contains(&name) || name.ends_with("-authorization") || PARTS.iter().any(|part| name.contains(part))
 }
 
@@ -187,7 +209,19 @@ mod tests {
         for good in ["Authorization", "X-Api-Key", "PRIVATE-TOKEN", "api_key"] {
             assert!(credential_header(good).is_ok(), "{good}");
         }
-        for bad in ["", "a b", "a:b", "é", "Host", "Content-Length", "Connection", "Cookie", "Mcp-Session-Id", "Accept", "X-Forwarded-For"] {
+        for bad in [
+            "",
+            "a b",
+            "a:b",
+            "é",
+            "Host",
+            "Content-Length",
+            "Connection",
+            "Cookie",
+            "Mcp-Session-Id",
+            "Accept",
+            "X-Forwarded-For",
+        ] {
             assert!(credential_header(bad).is_err(), "{bad}");
         }
     }
@@ -197,7 +231,18 @@ mod tests {
         for good in ["X-Request-Id", "X-Tenant"] {
             assert!(pass_header(good).is_ok(), "{good}");
         }
-        for bad in ["Authorization", "Cookie", "X-Api-Key", "X-Auth-Token", "apikey", "My-Secret", "Host", "TE", "DPoP", "X-Amz-Security-Token"] {
+        for bad in [
+            "Authorization",
+            "Cookie",
+            "X-Api-Key",
+            "X-Auth-Token",
+            "apikey",
+            "My-Secret",
+            "Host",
+            "TE",
+            "DPoP",
+            "X-Amz-Security-Token",
+        ] {
             assert!(pass_header(bad).is_err(), "{bad}");
         }
     }

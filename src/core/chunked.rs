@@ -153,8 +153,20 @@ mod tests {
     #[test]
     fn broken_chunks_are_refused() {
         let rows: [&[u8]; 14] = [
-            b"\r\n", b"x\r\n", b"-1\r\n", b"+1\r\na\r\n", b"0x1\r\na\r\n", b" 1\r\na\r\n", b"1 \r\na\r\n", b"1\na\n0\n\n",
-            b"1\r\nab\r\n", b"1\r\na\n0\r\n\r\n", b"1\r\na\r\r\n", b"0\r\nno colon\r\n\r\n", b"0\r\n: x\r\n\r\n", b"fffffffff\r\n",
+            b"\r\n",
+            b"x\r\n",
+            b"-1\r\n",
+            b"+1\r\na\r\n",
+            b"0x1\r\na\r\n",
+            b" 1\r\na\r\n",
+            b"1 \r\na\r\n",
+            b"1\na\n0\n\n",
+            b"1\r\nab\r\n",
+            b"1\r\na\n0\r\n\r\n",
+            b"1\r\na\r\r\n",
+            b"0\r\nno colon\r\n\r\n",
+            b"0\r\n: x\r\n\r\n",
+            b"fffffffff\r\n",
         ];
         for input in rows {
             assert_eq!(decode(input, 1000), Err(ChunkFault::Malformed), "{}", input.escape_ascii());

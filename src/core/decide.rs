@@ -200,7 +200,8 @@ fn only_mcp(head: &Head) -> Result<(), Refusal> {
 }
 
 fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
-    let encoded = headers.get_all(header::CONTENT_ENCODING).iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let encoded =
+        headers.get_all(header::CONTENT_ENCODING).iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
     if encoded {
         return Err(Refusal::because(Reason::BadJsonRpc, "the body has a Content-Encoding"));
     }
@@ -210,7 +211,9 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
         return Ok(false);
     }
     let other_charset = |part: &str| {
-        part.to_ascii_lowercase().strip_prefix("charset=").is_some_and(|c| !matches!(c.trim_matches('"'), "utf-8" | "utf8"))
+        part.to_ascii_lowercase()
+            .strip_prefix("charset=")
+            .is_some_and(|c| !matches!(c.trim_matches('"'), "utf-8" | "utf8"))
     };
     if parts.any(other_charset) {
         return Err(Refusal::because(Reason::BadJsonRpc, "the charset is not utf-8"));

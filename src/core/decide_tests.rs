@@ -136,7 +136,12 @@ fn bodies_decide() {
         ("exact", "application/json", call("search_all"), "tool_denied"),
         ("exact", "application/json", call("delete"), "tool_denied"),
         ("exact", "application/json", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#.to_owned(), "tool_denied"),
-        ("exact", "application/json", r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"delete"}}"#.to_owned(), "tool_denied"),
+        (
+            "exact",
+            "application/json",
+            r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"delete"}}"#.to_owned(),
+            "tool_denied",
+        ),
         ("below", "application/json", call("delete"), "below /api"),
         ("exact", "application/json\nMcp-Method: tools/list", call("search_code"), "header_mismatch"),
     ];
@@ -149,7 +154,8 @@ fn bodies_decide() {
 #[test]
 fn a_session_stays_with_its_server() {
     let head = "POST /exact HTTP/1.1\nHost: localhost\nContent-Type: application/json\nMcp-Session-Id: s";
-    for (owner, expected) in [(None, "exact /mcp/"), (Some("exact"), "exact /mcp/"), (Some("below"), "session_foreign")] {
+    for (owner, expected) in [(None, "exact /mcp/"), (Some("exact"), "exact /mcp/"), (Some("below"), "session_foreign")]
+    {
         assert_eq!(outcome(head, LIST, owner), expected);
     }
 }

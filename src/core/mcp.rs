@@ -17,14 +17,39 @@ const FIRST_MIRRORED: &str = "2026-07-28";
 
 /// Method names that may become metric labels and log fields.
 const METHODS: [&str; 33] = [
-    "initialize", "ping", "server/discover", "subscriptions/listen",
-    "tools/list", "tools/call", "prompts/list", "prompts/get",
-    "resources/list", "resources/read", "resources/templates/list", "resources/subscribe", "resources/unsubscribe",
-    "completion/complete", "logging/setLevel", "roots/list", "sampling/createMessage", "elicitation/create",
-    "tasks/get", "tasks/update", "tasks/cancel", "tasks/list", "tasks/result",
-    "notifications/initialized", "notifications/cancelled", "notifications/progress", "notifications/message",
-    "notifications/roots/list_changed", "notifications/tools/list_changed", "notifications/prompts/list_changed",
-    "notifications/resources/list_changed", "notifications/resources/updated", "notifications/tasks/status",
+    "initialize",
+    "ping",
+    "server/discover",
+    "subscriptions/listen",
+    "tools/list",
+    "tools/call",
+    "prompts/list",
+    "prompts/get",
+    "resources/list",
+    "resources/read",
+    "resources/templates/list",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "completion/complete",
+    "logging/setLevel",
+    "roots/list",
+    "sampling/createMessage",
+    "elicitation/create",
+    "tasks/get",
+    "tasks/update",
+    "tasks/cancel",
+    "tasks/list",
+    "tasks/result",
+    "notifications/initialized",
+    "notifications/cancelled",
+    "notifications/progress",
+    "notifications/message",
+    "notifications/roots/list_changed",
+    "notifications/tools/list_changed",
+    "notifications/prompts/list_changed",
+    "notifications/resources/list_changed",
+    "notifications/resources/updated",
+    "notifications/tasks/status",
 ];
 
 /// The method as a label: itself if MCP knows it, else `other`. Agents choose method names;
@@ -96,7 +121,9 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()>
 fn compare(header: Option<&str>, body: Option<&str>, must: bool) -> Option<()> {
     match (header, body) {
         (None, _) => (!must).then_some(()),
-        (Some(header), Some(body)) => (header == body || decoded(header).as_deref() == Some(body.as_bytes())).then_some(()),
+        (Some(header), Some(body)) => {
+            (header == body || decoded(header).as_deref() == Some(body.as_bytes())).then_some(())
+        }
         (Some(_), None) => None,
     }
 }

@@ -367,7 +367,9 @@ mod tests {
 
     #[test]
     fn messages_are_classified_and_read() {
-        let call = one(r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"se\u0061rch","arguments":{"a":1},"_meta":{"progressToken":1,"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#);
+        let call = one(
+            r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"se\u0061rch","arguments":{"a":1},"_meta":{"progressToken":1,"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#,
+        );
         assert_eq!(call.fault, None);
         assert_eq!(call.kind, Some(Kind::Request));
         assert_eq!(call.id, Some("7"));
@@ -386,7 +388,10 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, DuplicateKey),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}"#, DuplicateKey),
             (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#, DuplicateKey),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"params":{"name":"b"}}"#, DuplicateKey),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"params":{"name":"b"}}"#,
+                DuplicateKey,
+            ),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","x":1,"x":2}"#, DuplicateKey),
             (r#"{"jsonrpc":"2.0","id":1,"method":"a","Method":"b"}"#, KeyCase),
             (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","PARAMS":{"name":"b"}}"#, KeyCase),
@@ -413,7 +418,8 @@ mod tests {
 
     #[test]
     fn what_is_not_json_rpc_is_refused_whole() {
-        for bad in ["", "{", "1", "\"x\"", "null", "{\"jsonrpc\":\"2.0\"} x", "\u{feff}{}", r#"{"method":1}"#, r#"[1]"#] {
+        for bad in ["", "{", "1", "\"x\"", "null", "{\"jsonrpc\":\"2.0\"} x", "\u{feff}{}", r#"{"method":1}"#, r#"[1]"#]
+        {
             assert_eq!(parse(bad.as_bytes()).err(), Some(BodyFault::NotJsonRpc), "{bad}");
         }
         assert_eq!(parse(b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}").err(), Some(BodyFault::NotUtf8));
@@ -423,7 +429,9 @@ mod tests {
 
     #[test]
     fn a_batch_is_read_element_by_element() {
-        let Ok(Body::Batch(batch)) = parse(br#"[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b","method":"c"}]"#) else {
+        let Ok(Body::Batch(batch)) =
+            parse(br#"[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b","method":"c"}]"#)
+        else {
             panic!("not a batch")
         };
         assert_eq!(batch.iter().map(|m| m.fault).collect::<Vec<_>>(), [None, Some(BodyFault::DuplicateKey)]);

@@ -172,7 +172,8 @@ fn framing(headers: &HeaderMap) -> Result<Framing, HeadFault> {
 
 fn parse_target(target: &[u8]) -> Result<Target, HeadFault> {
     let visible = target.iter().all(u8::is_ascii_graphic);
-    let text = std::str::from_utf8(target).ok().filter(|_| visible).ok_or(Malformed("the target is not visible ASCII"))?;
+    let text =
+        std::str::from_utf8(target).ok().filter(|_| visible).ok_or(Malformed("the target is not visible ASCII"))?;
     if text.contains('#') {
         return Err(Malformed("a fragment in the target"));
     }

@@ -12,7 +12,8 @@ fn read(text: &str) -> Result<Head, HeadFault> {
 
 #[test]
 fn a_plain_head_is_read() {
-    let head = read("POST /github?x=1 HTTP/1.1\r\nHost: 127.0.0.1:15101\r\nContent-Length: 12\r\nA:  b \t\r\n\r\n").unwrap();
+    let head =
+        read("POST /github?x=1 HTTP/1.1\r\nHost: 127.0.0.1:15101\r\nContent-Length: 12\r\nA:  b \t\r\n\r\n").unwrap();
     assert_eq!(head.method, Method::POST);
     assert_eq!(head.target, Target { authority: None, path: "/github".into(), query: Some("x=1".into()) });
     assert_eq!(head.framing, Framing::Length(12));
@@ -68,8 +69,19 @@ fn ambiguous_heads_are_malformed() {
 
 #[test]
 fn other_protocols_and_tunnels_have_their_own_fault() {
-    for text in ["\x16\x03\x01\x02", "{\"jsonrpc\":\"2.0\"}\n", "\r\nPOST", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET\r\n\r\n", "GET / FTP/1\r\n\r\n"] {
-        assert_eq!(find_end(text.as_bytes(), 0, 8192).map(|_| ()).and_then(|()| read(text).map(|_| ())), Err(HeadFault::NotHttp), "{text:?}");
+    for text in [
+        "\x16\x03\x01\x02",
+        "{\"jsonrpc\":\"2.0\"}\n",
+        "\r\nPOST",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET / FTP/1\r\n\r\n",
+    ] {
+        assert_eq!(
+            find_end(text.as_bytes(), 0, 8192).map(|_| ()).and_then(|()| read(text).map(|_| ())),
+            Err(HeadFault::NotHttp),
+            "{text:?}"
+        );
     }
     for text in [
         "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",

@@ -75,9 +75,23 @@ fn allowed_cookies(agent: &HeaderMap, binding: &Binding) -> Option<HeaderValue> 
 /// agent to another place or to a login.
 fn is_dropped(name: &HeaderName) -> bool {
     const NAMES: [&str; 17] = [
-        "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-        "www-authenticate", "proxy-authenticate", "authentication-info", "proxy-authentication-info",
-        "set-cookie", "set-cookie2", "alt-svc", "refresh", "content-location", "strict-transport-security",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "www-authenticate",
+        "proxy-authenticate",
+        "authentication-info",
+        "proxy-authentication-info",
+        "set-cookie",
+        "set-cookie2",
+        "alt-svc",
+        "refresh",
+        "content-location",
+        "strict-transport-security",
     ];
     NAMES.contains(&name.as_str()) || name == header::LOCATION || name == header::CONTENT_LENGTH
 }

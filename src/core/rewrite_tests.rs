@@ -17,15 +17,21 @@ fn binding(extra: &str) -> Binding {
 }
 
 fn bearer() -> Binding {
-    binding("  credential: {type: Bearer, secretRef: {name: s, key: t}}\n  passHeaders: [X-Tenant]\n  passCookies: [lb]")
+    binding(
+        "  credential: {type: Bearer, secretRef: {name: s, key: t}}\n  passHeaders: [X-Tenant]\n  passCookies: [lb]",
+    )
 }
 
 fn map(fields: &[(&str, &str)]) -> HeaderMap {
-    fields.iter().map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap())).collect()
+    fields
+        .iter()
+        .map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap()))
+        .collect()
 }
 
 fn lines(headers: &HeaderMap) -> Vec<String> {
-    let mut lines: Vec<_> = headers.iter().map(|(n, v)| format!("{n}: {}", String::from_utf8_lossy(v.as_bytes()))).collect();
+    let mut lines: Vec<_> =
+        headers.iter().map(|(n, v)| format!("{n}: {}", String::from_utf8_lossy(v.as_bytes()))).collect();
     lines.sort();
     lines
 }
@@ -33,18 +39,42 @@ fn lines(headers: &HeaderMap) -> Vec<String> {
 #[test]
 fn only_named_headers_go_out() {
     let agent = map(&[
-        ("Host", "127.0.0.1"), ("Authorization", "Bearer agent"), ("Proxy-Authorization", "x"), ("Cookie", "sid=1; lb=2"),
-        ("X-Api-Key", "k"), ("X-Forwarded-For", "1.2.3.4"), ("Connection", "authorization"), ("Accept", "application/json"),
-        ("Accept-Encoding", "gzip"), ("Mcp-Session-Id", "s"), ("Mcp-Param-Region", "eu"), ("X-Tenant", "t"), ("X-Other", "o"),
-        ("Content-Length", "3"), ("Content-Type", "application/json"), ("Traceparent", "00-1"), ("DPoP", "p"), ("TE", "trailers"),
+        ("Host", "127.0.0.1"),
+        ("Authorization", "Bearer agent"),
+        ("Proxy-Authorization", "x"),
+        ("Cookie", "sid=1; lb=2"),
+        ("X-Api-Key", "k"),
+        ("X-Forwarded-For", "1.2.3.4"),
+        ("Connection", "authorization"),
+        ("Accept", "application/json"),
+        ("Accept-Encoding", "gzip"),
+        ("Mcp-Session-Id", "s"),
+        ("Mcp-Param-Region", "eu"),
+        ("X-Tenant", "t"),
+        ("X-Other", "o"),
+        ("Content-Length", "3"),
+        ("Content-Type", "application/json"),
+        ("Traceparent", "00-1"),
+        ("DPoP", "p"),
+        ("TE", "trailers"),
     ]);
     let value = header_value("Bearer ", b"ours", "").unwrap();
     let binding = bearer();
     let out = to_upstream(&agent, &binding, Placement { header: &binding.credential.header, value: &value });
-    assert_eq!(lines(&out), [
-        "accept-encoding: identity", "accept: application/json", "authorization: Bearer ours", "content-type: application/json",
-        "cookie: lb=2", "mcp-param-region: eu", "mcp-session-id: s", "traceparent: 00-1", "x-tenant: t",
-    ]);
+    assert_eq!(
+        lines(&out),
+        [
+            "accept-encoding: identity",
+            "accept: application/json",
+            "authorization: Bearer ours",
+            "content-type: application/json",
+            "cookie: lb=2",
+            "mcp-param-region: eu",
+            "mcp-session-id: s",
+            "traceparent: 00-1",
+            "x-tenant: t",
+        ]
+    );
     assert!(carries_token(&agent, &binding.credential.header));
     assert!(!carries_token(&map(&[("Accept", "a")]), &binding.credential.header));
 }
@@ -77,13 +107,20 @@ fn tokens_leave_the_query() {
 #[test]
 fn what_comes_back_cannot_steer_the_agent() {
     let upstream = map(&[
-        ("Content-Type", "application/json"), ("WWW-Authenticate", "Bearer"), ("Set-Cookie", "sid=1; Path=/"),
-        ("Set-Cookie", "lb=2; Domain=h.example; Secure"), ("Alt-Svc", "h3"), ("Connection", "close"), ("Transfer-Encoding", "chunked"),
-        ("Mcp-Session-Id", "s"), ("X-Accel-Buffering", "no"),
+        ("Content-Type", "application/json"),
+        ("WWW-Authenticate", "Bearer"),
+        ("Set-Cookie", "sid=1; Path=/"),
+        ("Set-Cookie", "lb=2; Domain=h.example; Secure"),
+        ("Alt-Svc", "h3"),
+        ("Connection", "close"),
+        ("Transfer-Encoding", "chunked"),
+        ("Mcp-Session-Id", "s"),
+        ("X-Accel-Buffering", "no"),
     ]);
-    assert_eq!(lines(&to_agent(&upstream, &bearer(), "/mcp")), [
-        "content-type: application/json", "mcp-session-id: s", "set-cookie: lb=2; Path=/srv", "x-accel-buffering: no",
-    ]);
+    assert_eq!(
+        lines(&to_agent(&upstream, &bearer(), "/mcp")),
+        ["content-type: application/json", "mcp-session-id: s", "set-cookie: lb=2; Path=/srv", "x-accel-buffering: no",]
+    );
 }
 
 #[test]

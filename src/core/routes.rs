@@ -92,7 +92,11 @@ impl Routes {
 
     fn conflict(&self, binding: &Binding) -> Option<Conflict> {
         self.by_name.values().find_map(|route| {
-            overlap(&route.binding, binding).map(|over| Conflict { loser: binding.id.clone(), winner: route.binding.id.clone(), over })
+            overlap(&route.binding, binding).map(|over| Conflict {
+                loser: binding.id.clone(),
+                winner: route.binding.id.clone(),
+                over,
+            })
         })
     }
 
@@ -123,7 +127,8 @@ impl Routes {
 
 /// Whether the server's binding covers `url`: its own, or segment-wise below it with `subpaths`.
 pub fn covers(server: &Server, url: &UpstreamUrl) -> bool {
-    server.url.same_origin(url) && below(server.url.path(), url.path()).is_some_and(|rest| rest.is_empty() || server.subpaths)
+    server.url.same_origin(url)
+        && below(server.url.path(), url.path()).is_some_and(|rest| rest.is_empty() || server.subpaths)
 }
 
 /// What follows `base` in `path`, if `path` is `base` or segment-wise below it. A trailing slash
@@ -168,7 +173,10 @@ mod tests {
                 ca_bundle: None,
                 tls_name: None,
             },
-            credential: CredentialSpec { header: http::header::AUTHORIZATION, material: Material::Token { secret, format } },
+            credential: CredentialSpec {
+                header: http::header::AUTHORIZATION,
+                material: Material::Token { secret, format },
+            },
             tools: ToolPolicy::default(),
             pass_headers: Vec::new(),
             pass_cookies: Vec::new(),

@@ -31,7 +31,8 @@ pub struct Glob(String);
 
 impl Glob {
     /// The expected form, for error texts.
-    pub const EXPECTED: &'static str = "a tool name of 1 to 128 visible ASCII characters, in which * stands for any characters";
+    pub const EXPECTED: &'static str =
+        "a tool name of 1 to 128 visible ASCII characters, in which * stands for any characters";
 
     /// Reads a glob.
     pub fn parse(text: &str) -> Option<Self> {

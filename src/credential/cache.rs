@@ -83,7 +83,8 @@ impl Cache {
 
     fn gone(&self, withdrawn: &HashMap<BindingId, Known>) -> HashSet<ServerName> {
         let view = self.readers.view();
-        let mut gone: HashSet<ServerName> = withdrawn.values().map(|known| known.entry.binding.server.name.clone()).collect();
+        let mut gone: HashSet<ServerName> =
+            withdrawn.values().map(|known| known.entry.binding.server.name.clone()).collect();
         let room = MAX_GONE.saturating_sub(gone.len());
         gone.extend(view.routes.gone().iter().take(room).cloned());
         gone
@@ -99,11 +100,10 @@ impl Cache {
         };
         let (generation, old) = before.as_ref().map_or((0, None), |known| (known.generation, known.credential.clone()));
         let same_value = before.as_ref().is_some_and(|known| same_value(&known.entry, &entry));
-        if same_value && before.as_ref().is_some_and(|known| known.revision == revision) {
-            if let Some(credential) = old {
-                let slot = Slot::Usable(Arc::clone(&credential));
-                return (Known { entry, revision, generation, credential: Some(credential) }, slot);
-            }
+        let unchanged = same_value && before.as_ref().is_some_and(|known| known.revision == revision);
+        if let Some(credential) = old.as_ref().filter(|_| unchanged) {
+            let slot = Slot::Usable(Arc::clone(credential));
+            return (Known { entry, revision, generation, credential: old }, slot);
         }
         let next = if same_value { generation } else { generation + 1 };
         match build(&entry, next, now) {
@@ -118,7 +118,8 @@ impl Cache {
             Err(refusal) => {
                 // "Was there, is gone" outlasts the moment it went.
                 let was_there = generation > 0 && matches!(entry.value, Err(Missing::Absent(_)));
-                let refusal = if was_there { Refusal { reason: Reason::CredentialRevoked, ..refusal } } else { refusal };
+                let refusal =
+                    if was_there { Refusal { reason: Reason::CredentialRevoked, ..refusal } } else { refusal };
                 if let Some(old) = old {
                     old.life.send_replace(Life::Revoked);
                 }
@@ -154,7 +155,11 @@ fn build(entry: &Entry, generation: u64, now: SystemTime) -> Result<Credential, 
         ca_bundle,
         changed: value.changed.unwrap_or(now),
         // A value that was there before us tells nothing about our own lag.
-        lag: value.changed.filter(|_| generation > 1).and_then(|at| now.duration_since(at).ok()).map(|lag| lag.as_secs_f64()),
+        lag: value
+            .changed
+            .filter(|_| generation > 1)
+            .and_then(|at| now.duration_since(at).ok())
+            .map(|lag| lag.as_secs_f64()),
         life: watch::Sender::new(Life::Current),
     })
 }

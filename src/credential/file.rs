@@ -89,9 +89,15 @@ fn clashes(bindings: &[Located]) -> Vec<Problem> {
             let (a, b) = (&earlier.binding, &later.binding);
             let shared = a.service_accounts.iter().any(|account| b.service_accounts.contains(account));
             if a.id == b.id {
-                problems.push(later.problem("metadata.name", format!("a name of its own; {}:{} has the same", earlier.file, earlier.line)));
+                problems.push(later.problem(
+                    "metadata.name",
+                    format!("a name of its own; {}:{} has the same", earlier.file, earlier.line),
+                ));
             } else if let Some(over) = overlap(a, b).filter(|_| shared && a.id.namespace == b.id.namespace) {
-                let expected = format!("a server that {} ({}:{}) does not already give to the same service account", a.id, earlier.file, earlier.line);
+                let expected = format!(
+                    "a server that {} ({}:{}) does not already give to the same service account",
+                    a.id, earlier.file, earlier.line
+                );
                 problems.push(later.problem(over.path(), expected));
             }
         }
@@ -123,10 +129,14 @@ fn read_value(directory: &Path, binding: &Binding) -> Result<Value, Missing> {
         }
         Material::Basic { secret, username, password } => {
             let (mut bytes, changed) = read_key(directory, secret, username)?;
-            let user = SecretValue::parse(bytes.clone()).map_err(|fault| Missing::Invalid(format!("Secret {secret}/{username}"), fault))?;
+            let user = SecretValue::parse(bytes.clone())
+                .map_err(|fault| Missing::Invalid(format!("Secret {secret}/{username}"), fault))?;
             drop(user);
             if bytes.contains(&b':') {
-                return Err(Missing::Invalid(format!("Secret {secret}/{username} (a user name without colon, RFC 7617)"), SecretFault::NotPrintable));
+                return Err(Missing::Invalid(
+                    format!("Secret {secret}/{username} (a user name without colon, RFC 7617)"),
+                    SecretFault::NotPrintable,
+                ));
             }
             let (password_bytes, password_changed) = read_key(directory, secret, password)?;
             bytes.push(b':');
@@ -138,7 +148,8 @@ fn read_value(directory: &Path, binding: &Binding) -> Result<Value, Missing> {
 
 fn value(bytes: Vec<u8>, changed: Option<SystemTime>, name: &str) -> Result<Value, Missing> {
     let secret = SecretValue::parse(bytes).map_err(|fault| Missing::Invalid(format!("Secret {name}"), fault))?;
-    let version = changed.and_then(|at| jiff::Timestamp::try_from(at).ok()).map(|at| at.to_string()).unwrap_or_default();
+    let version =
+        changed.and_then(|at| jiff::Timestamp::try_from(at).ok()).map(|at| at.to_string()).unwrap_or_default();
     Ok(Value { secret: Arc::new(secret), version, changed })
 }
 

@@ -31,9 +31,7 @@ pub(super) async fn serve(mut socket: TcpStream, shared: &Arc<Shared>, overloade
     let (reader, writer) = socket.split();
     let mut connection = Connection { inbound: Inbound::new(reader), out: Outbound::new(writer), shared };
     let mut drain = shared.drain.clone();
-    let serve = async {
-        if overloaded { connection.overloaded().await } else { connection.run().await }
-    };
+    let serve = async { if overloaded { connection.overloaded().await } else { connection.run().await } };
     // Between requests nothing ends a connection but the end of the shutdown; inside one, the
     // exchange itself does.
     tokio::select! {
@@ -118,7 +116,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
     }
 
     async fn read_body(&mut self, head: &Head) -> Result<bytes::Bytes, ReadFault> {
-        let expects = head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects =
+            head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let settings = &self.shared.settings;
         let fits = !matches!(head.framing, Framing::Length(length) if length > settings.limits.body as u64);
         if expects && fits && !self.inbound.has_bytes() && self.out.go_on().await.is_err() {

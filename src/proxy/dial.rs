@@ -51,7 +51,12 @@ impl Dialer {
     }
 
     /// Connects and shakes hands; the certificate is verified for `name`.
-    pub async fn tls(&self, url: &UpstreamUrl, name: ServerName<'static>, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, Refusal> {
+    pub async fn tls(
+        &self,
+        url: &UpstreamUrl,
+        name: ServerName<'static>,
+        config: Arc<ClientConfig>,
+    ) -> Result<TlsStream<TcpStream>, Refusal> {
         let connect = async {
             let socket = self.connect(url).await?;
             let shaken = TlsConnector::from(config).connect(name, socket).await;
@@ -71,7 +76,8 @@ impl Dialer {
     async fn connect(&self, url: &UpstreamUrl) -> Result<TcpStream, Refusal> {
         let addresses = self.addresses(&url.host).await?;
         for address in &addresses {
-            self.check(*address).map_err(|fault| Refusal::because(Reason::AddressForbidden, format!("{address}: {fault}")))?;
+            self.check(*address)
+                .map_err(|fault| Refusal::because(Reason::AddressForbidden, format!("{address}: {fault}")))?;
         }
         let mut last = Refusal::because(Reason::UpstreamUnreachable, "the name has no address");
         for address in addresses {
@@ -81,7 +87,12 @@ impl Dialer {
                     let _best_effort = socket.set_nodelay(true);
                     return Ok(socket);
                 }
-                Err(error) => last = Refusal::because(Reason::UpstreamUnreachable, format!("{address} port {}: {}", url.port, error.kind())),
+                Err(error) => {
+                    last = Refusal::because(
+                        Reason::UpstreamUnreachable,
+                        format!("{address} port {}: {}", url.port, error.kind()),
+                    )
+                }
             }
         }
         Err(last)
@@ -97,12 +108,15 @@ impl Dialer {
             Host::Name(name) => name,
         };
         let found = self.resolver.lookup_ip(format!("{name}.")).await;
-        let found = found.map_err(|error| Refusal::because(Reason::UpstreamUnreachable, format!("{name} cannot be resolved: {error}")))?;
+        let found = found.map_err(|error| {
+            Refusal::because(Reason::UpstreamUnreachable, format!("{name} cannot be resolved: {error}"))
+        })?;
         Ok(found.iter().collect())
     }
 
     fn check(&self, address: IpAddr) -> Result<(), AddressFault> {
-        let checked = address::check(address).and_then(|()| if is_own(address) { Err(AddressFault::Own) } else { Ok(()) });
+        let checked =
+            address::check(address).and_then(|()| if is_own(address) { Err(AddressFault::Own) } else { Ok(()) });
         match checked {
             Err(fault) if fault.is_local() && self.settings.allow_loopback => Ok(()),
             other => other,

@@ -44,7 +44,9 @@ pub(super) async fn handle(shared: &Arc<Shared>, head: &Head, body: Result<Bytes
     let busy = shared.drain.enter();
     let body = match body {
         Ok(body) => body,
-        Err(refusal) => return Handled { answer: Answer::Whole(respond::refuse(exchange, &refusal, None)), _busy: busy },
+        Err(refusal) => {
+            return Handled { answer: Answer::Whole(respond::refuse(exchange, &refusal, None)), _busy: busy };
+        }
     };
     exchange.received(body.len());
     let read = (head.method == Method::POST).then(|| message::parse(&body));
@@ -57,7 +59,8 @@ pub(super) async fn handle(shared: &Arc<Shared>, head: &Head, body: Result<Bytes
         None => Err((exchange, Refusal::new(Reason::Draining))),
         Some(_) => answer(shared, head, read.as_ref(), session, &body, exchange).await,
     };
-    let answer = outcome.unwrap_or_else(|(exchange, refusal)| Answer::Whole(respond::refuse(exchange, &refusal, request_id)));
+    let answer =
+        outcome.unwrap_or_else(|(exchange, refusal)| Answer::Whole(respond::refuse(exchange, &refusal, request_id)));
     Handled { answer, _busy: busy }
 }
 
@@ -77,7 +80,8 @@ async fn answer(
     mut exchange: Exchange,
 ) -> Result<Answer, (Exchange, Refusal)> {
     let view = shared.credentials.view();
-    let owner = session.and_then(|session| shared.sessions.lock().unwrap_or_else(PoisonError::into_inner).owner(session));
+    let owner =
+        session.and_then(|session| shared.sessions.lock().unwrap_or_else(PoisonError::into_inner).owner(session));
     let plan = match decide(&view.routes, &Ask { head, body: read, session_owner: owner.as_ref() }) {
         Decision::Forward(plan) => plan,
         Decision::NotFound => return Ok(Answer::Whole(respond::not_found(exchange))),
@@ -122,12 +126,20 @@ async fn forward(
     }
     drop(first);
     let newer = shared.credentials.view().lease(&plan.route).ok();
-    let newer = newer.filter(|newer| newer.credential.generation != lease.credential.generation).ok_or(rejected.clone())?;
+    let newer =
+        newer.filter(|newer| newer.credential.generation != lease.credential.generation).ok_or(rejected.clone())?;
     let second = send(shared, head, plan, &newer, body, exchange).await?;
     if is_rejection(&second) { Err(rejected) } else { Ok((second, newer)) }
 }
 
-async fn send(shared: &Arc<Shared>, head: &Head, plan: &Plan, lease: &Lease, body: &Bytes, exchange: &mut Exchange) -> Result<Incomer, Refusal> {
+async fn send(
+    shared: &Arc<Shared>,
+    head: &Head,
+    plan: &Plan,
+    lease: &Lease,
+    body: &Bytes,
+    exchange: &mut Exchange,
+) -> Result<Incomer, Refusal> {
     let credential = &lease.credential;
     exchange.credential(&credential.secret, &credential.version, credential.generation);
     let placement = Placement { header: &credential.header, value: &credential.value };
@@ -138,7 +150,8 @@ async fn send(shared: &Arc<Shared>, head: &Head, plan: &Plan, lease: &Lease, bod
         body: body.clone(),
     };
     exchange.forwarded();
-    let sent = tokio::time::timeout(shared.settings.times.idle, shared.upstreams.send(&plan.route, lease, outgoing)).await;
+    let sent =
+        tokio::time::timeout(shared.settings.times.idle, shared.upstreams.send(&plan.route, lease, outgoing)).await;
     let incomer = sent.map_err(|_| Refusal::because(Reason::UpstreamTimeout, "idleTimeout"))??;
     let status = incomer.response.status();
     if status.is_informational() {

@@ -56,7 +56,8 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
             }
         }
         let read = timeout(head, self.rest_of_head(limits.head)).await;
-        let end = read.map_err(|_| Refusal::because(Reason::MalformedHead, "the head did not come to its end in time"))??;
+        let end =
+            read.map_err(|_| Refusal::because(Reason::MalformedHead, "the head did not come to its end in time"))??;
         let head = request::parse(self.buffer.get(..end).unwrap_or_default()).map_err(Refusal::from)?;
         self.consume(end);
         Ok(head)
@@ -79,7 +80,13 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
     }
 
     /// Reads a body whole. Its bytes hold their share of the budget until the last clone is gone.
-    pub(super) async fn body(&mut self, framing: Framing, limits: &Limits, budget: &Arc<Semaphore>, time: Duration) -> Result<Bytes, ReadFault> {
+    pub(super) async fn body(
+        &mut self,
+        framing: Framing,
+        limits: &Limits,
+        budget: &Arc<Semaphore>,
+        time: Duration,
+    ) -> Result<Bytes, ReadFault> {
         let read = async {
             match framing {
                 Framing::Length(0) => Ok(Bytes::new()),

@@ -1,8 +1,8 @@
 //! The upstream's answer, streamed as it comes: every piece flushed, nothing held, backpressure
 //! by waiting for the agent's socket.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -49,7 +49,13 @@ const LAST_WORD: Duration = Duration::from_millis(10);
 impl Relay {
     /// Streams the answer. `closed` ends when the agent closes its side; `close` asks for the
     /// last answer of the connection.
-    pub(super) async fn run<W>(mut self, out: &mut Outbound<W>, method: &Method, close: bool, closed: impl Future<Output = ()>) -> Next
+    pub(super) async fn run<W>(
+        mut self,
+        out: &mut Outbound<W>,
+        method: &Method,
+        close: bool,
+        closed: impl Future<Output = ()>,
+    ) -> Next
     where
         W: AsyncWrite + Unpin,
     {
@@ -77,7 +83,11 @@ impl Relay {
             // An event stream may end here as it may anywhere: the client connects again and is
             // told why. Any other body must be seen to be cut.
             cut => {
-                if self.events && frame == BodyFrame::Chunked && !midway.load(Ordering::Relaxed) && cut != Outcome::UpstreamGone {
+                if self.events
+                    && frame == BodyFrame::Chunked
+                    && !midway.load(Ordering::Relaxed)
+                    && cut != Outcome::UpstreamGone
+                {
                     out.end_chunks();
                     // The agent may have gone as well.
                     let _gone = timeout(Duration::from_secs(1), out.flush()).await;
@@ -96,7 +106,12 @@ impl Relay {
     }
 
     /// Moves the body until it ends. `midway` is set while a write is under way.
-    async fn pump<W: AsyncWrite + Unpin>(&mut self, out: &mut Outbound<W>, frame: BodyFrame, midway: &AtomicBool) -> Outcome {
+    async fn pump<W: AsyncWrite + Unpin>(
+        &mut self,
+        out: &mut Outbound<W>,
+        frame: BodyFrame,
+        midway: &AtomicBool,
+    ) -> Outcome {
         loop {
             // What is there already goes out in one write with the head; but nothing waits.
             let next = match self.body.frame().now_or_never() {
@@ -130,7 +145,13 @@ impl Relay {
         }
     }
 
-    async fn pass<W: AsyncWrite + Unpin>(&mut self, out: &mut Outbound<W>, data: Bytes, frame: BodyFrame, midway: &AtomicBool) -> Result<(), Outcome> {
+    async fn pass<W: AsyncWrite + Unpin>(
+        &mut self,
+        out: &mut Outbound<W>,
+        data: Bytes,
+        frame: BodyFrame,
+        midway: &AtomicBool,
+    ) -> Result<(), Outcome> {
         if data.is_empty() {
             return Ok(());
         }

@@ -85,7 +85,8 @@ fn message(refusal: &Refusal) -> String {
 }
 
 fn json(refusal: &Refusal, id: &RawValue, message: &str) -> Option<Vec<u8>> {
-    let data = ErrorData { reason: refusal.reason.as_str(), server: refusal.server.as_ref().map(|server| server.as_str()) };
+    let data =
+        ErrorData { reason: refusal.reason.as_str(), server: refusal.server.as_ref().map(|server| server.as_str()) };
     let error = ErrorObject { code: refusal.reason.code(), message, data };
     serde_json::to_vec(&ErrorBody { jsonrpc: "2.0", id, error }).ok()
 }

@@ -139,14 +139,16 @@ impl Upstreams {
     }
 
     fn trust(&self, route: &Route, lease: &Lease) -> Result<(TlsName<'static>, Arc<ClientConfig>), Refusal> {
-        let config = tls::client::settings(lease.credential.ca_bundle.as_deref()).map_err(|error| Refusal::because(Reason::UpstreamTls, error))?;
+        let config = tls::client::settings(lease.credential.ca_bundle.as_deref())
+            .map_err(|error| Refusal::because(Reason::UpstreamTls, error))?;
         let server = &route.binding.server;
         let name = match (&server.tls_name, &server.url.host) {
             (Some(name), _) => TlsName::try_from(name.clone()).ok(),
             (None, Host::Name(name)) => TlsName::try_from(name.to_string()).ok(),
             (None, Host::Address(address)) => Some(TlsName::from(*address)),
         };
-        let name = name.ok_or_else(|| Refusal::because(Reason::UpstreamTls, "the host cannot stand in a certificate"))?;
+        let name =
+            name.ok_or_else(|| Refusal::because(Reason::UpstreamTls, "the host cannot stand in a certificate"))?;
         Ok((name, config))
     }
 
@@ -220,7 +222,8 @@ fn broken(error: &hyper::Error) -> Refusal {
 /// What hyper says of an error, without the parts that may quote the wire.
 fn describe(error: &hyper::Error) -> String {
     use std::error::Error as _;
-    let kind = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(|io| format!(": {}", io.kind()));
+    let kind =
+        error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(|io| format!(": {}", io.kind()));
     format!("{error}{}", kind.unwrap_or_default())
 }
 
@@ -265,7 +268,10 @@ struct SendFault {
 
 impl Connection {
     async fn send(self, request: Sent, pool: &Arc<Pool>) -> Result<Incomer, SendFault> {
-        let fault = |mut error: hyper::client::conn::TrySendError<Sent>| SendFault { unsent: error.take_message(), detail: describe(error.error()) };
+        let fault = |mut error: hyper::client::conn::TrySendError<Sent>| SendFault {
+            unsent: error.take_message(),
+            detail: describe(error.error()),
+        };
         match self {
             Self::Http1(mut connection) => {
                 let request = origin_form(request, &pool.url);
@@ -315,7 +321,11 @@ mod tests {
         let (namespace, account, server, binding, user, revision, generation) = parts.clone();
         let namespace = Namespace::parse(&namespace).unwrap();
         PoolKey {
-            caller: CallerKey { namespace: namespace.clone(), service_account: ServiceAccount::parse(&account).unwrap(), user },
+            caller: CallerKey {
+                namespace: namespace.clone(),
+                service_account: ServiceAccount::parse(&account).unwrap(),
+                user,
+            },
             server: ServerName::parse(&server).unwrap(),
             binding: BindingId { namespace, name: ObjectName::parse(&binding).unwrap() },
             revision,

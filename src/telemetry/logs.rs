@@ -48,7 +48,9 @@ pub fn init(settings: LogSettings) {
     let base = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
     let layer = match format {
         Format::Text => base.compact().with_filter(filter).boxed(),
-        Format::Json => base.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter(filter).boxed(),
+        Format::Json => {
+            base.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter(filter).boxed()
+        }
     };
     let _already_set = tracing_subscriber::registry().with(layer).try_init();
 }

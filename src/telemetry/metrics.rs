@@ -4,7 +4,8 @@
 //! an upstream sends: the number of series is bounded by the configuration.
 
 use prometheus::{
-    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::core::reason::Reason;
@@ -13,21 +14,36 @@ use crate::core::reason::Reason;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    exchanges: Exchanges,
+    credentials: Credentials,
+    connections: Connections,
+}
+
+#[derive(Debug)]
+struct Exchanges {
     requests: IntCounterVec,
     time_to_headers: HistogramVec,
     stream_life: HistogramVec,
     open_streams: IntGaugeVec,
     refusals: IntCounterVec,
     tokens_stripped: IntCounterVec,
+    access_lines_lost: IntCounter,
+}
+
+#[derive(Debug)]
+struct Credentials {
     auth_rejections: IntCounterVec,
-    credential_age: GaugeVec,
-    credential_generation: IntGaugeVec,
+    age: GaugeVec,
+    generation: IntGaugeVec,
     rotation_lag: GaugeVec,
-    upstream_connections: IntGaugeVec,
-    dial_failures: IntCounterVec,
-    agent_connections: IntGauge,
-    access_lines_lost: IntCounterVec,
     source_problems: IntGauge,
+}
+
+#[derive(Debug)]
+struct Connections {
+    upstream: IntGaugeVec,
+    dial_failures: IntCounterVec,
+    agent: IntGauge,
 }
 
 /// A credential's state at the moment of a scrape.
@@ -49,7 +65,10 @@ pub type MetricsError = prometheus::Error;
 struct Maker(Registry);
 
 impl Maker {
-    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, made: Result<C, MetricsError>) -> Result<C, MetricsError> {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: Result<C, MetricsError>,
+    ) -> Result<C, MetricsError> {
         let family = made?;
         self.0.register(Box::new(family.clone()))?;
         Ok(family)
@@ -67,13 +86,105 @@ impl Maker {
         self.add(GaugeVec::new(Opts::new(name, help), labels))
     }
 
-    fn histogram(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> Result<HistogramVec, MetricsError> {
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<HistogramVec, MetricsError> {
         self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
     }
 }
 
-const HEADER_BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
+const HEADER_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 const STREAM_BUCKETS: [f64; 8] = [0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0];
+
+impl Exchanges {
+    fn new(m: &Maker) -> Result<Self, MetricsError> {
+        let (by_method, by_kind) = (&["server", "method"], &["server", "kind"]);
+        Ok(Self {
+            requests: m.counter(
+                "postern_requests_total",
+                "Exchanges by server, MCP method and outcome",
+                &["server", "method", "outcome"],
+            )?,
+            time_to_headers: m.histogram(
+                "postern_time_to_headers_seconds",
+                "From the request's last byte to the upstream's response headers",
+                by_method,
+                &HEADER_BUCKETS,
+            )?,
+            stream_life: m.histogram(
+                "postern_stream_seconds",
+                "How long event streams stayed open",
+                by_kind,
+                &STREAM_BUCKETS,
+            )?,
+            open_streams: m.gauge("postern_open_streams", "Event streams open now", by_kind)?,
+            refusals: m.counter(
+                "postern_refusals_total",
+                "Refused exchanges by reason; server is empty where none was bound",
+                &["server", "reason"],
+            )?,
+            tokens_stripped: m.counter(
+                "postern_agent_tokens_stripped_total",
+                "Requests in which the agent sent a credential of its own, which was dropped",
+                &["server"],
+            )?,
+            access_lines_lost: m.add(IntCounter::new(
+                "postern_access_lines_lost_total",
+                "Access lines lost because standard output was not read in time",
+            ))?,
+        })
+    }
+}
+
+impl Credentials {
+    fn new(m: &Maker) -> Result<Self, MetricsError> {
+        Ok(Self {
+            auth_rejections: m.counter(
+                "postern_upstream_auth_rejections_total",
+                "Answers with which the upstream refused the bound credential",
+                &["server"],
+            )?,
+            age: m.float(
+                "postern_credential_age_seconds",
+                "Time since the credential's value last changed",
+                &["server"],
+            )?,
+            generation: m.gauge(
+                "postern_credential_generation",
+                "Counts the values the credential has had since start",
+                &["server"],
+            )?,
+            rotation_lag: m.float(
+                "postern_credential_rotation_lag_seconds",
+                "From the last change at the source until new requests carried it",
+                &["server"],
+            )?,
+            source_problems: m.add(IntGauge::new(
+                "postern_source_problems",
+                "Problems in the credential source now; the log names them",
+            ))?,
+        })
+    }
+}
+
+impl Connections {
+    fn new(m: &Maker) -> Result<Self, MetricsError> {
+        Ok(Self {
+            upstream: m.gauge("postern_upstream_connections", "Connections to the upstream open now", &["server"])?,
+            dial_failures: m.counter(
+                "postern_dial_failures_total",
+                "Connections to the upstream that could not be made",
+                &["server", "reason"],
+            )?,
+            agent: m.add(IntGauge::new("postern_agent_connections", "Connections from the agent open now"))?,
+        })
+    }
+}
 
 impl Metrics {
     /// Declares every family.
@@ -81,98 +192,85 @@ impl Metrics {
         let m = Maker(Registry::new());
         let build = m.gauge("postern_build_info", "Always 1; the version is a label", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Ok(Self {
-            requests: m.counter("postern_requests_total", "Exchanges by server, MCP method and outcome", &["server", "method", "outcome"])?,
-            time_to_headers: m.histogram("postern_time_to_headers_seconds", "From the request's last byte to the upstream's response headers", &["server", "method"], &HEADER_BUCKETS)?,
-            stream_life: m.histogram("postern_stream_seconds", "How long event streams stayed open", &["server", "kind"], &STREAM_BUCKETS)?,
-            open_streams: m.gauge("postern_open_streams", "Event streams open now", &["server", "kind"])?,
-            refusals: m.counter("postern_refusals_total", "Refused exchanges by reason; server is empty where none was bound", &["server", "reason"])?,
-            tokens_stripped: m.counter("postern_agent_tokens_stripped_total", "Requests in which the agent sent a credential of its own, which was dropped", &["server"])?,
-            auth_rejections: m.counter("postern_upstream_auth_rejections_total", "Answers with which the upstream refused the bound credential", &["server"])?,
-            credential_age: m.float("postern_credential_age_seconds", "Time since the credential's value last changed", &["server"])?,
-            credential_generation: m.gauge("postern_credential_generation", "Counts the values the credential has had since start", &["server"])?,
-            rotation_lag: m.float("postern_credential_rotation_lag_seconds", "From the last change at the source until new requests carried it", &["server"])?,
-            upstream_connections: m.gauge("postern_upstream_connections", "Connections to the upstream open now", &["server"])?,
-            dial_failures: m.counter("postern_dial_failures_total", "Connections to the upstream that could not be made", &["server", "reason"])?,
-            agent_connections: m.add(IntGauge::new("postern_agent_connections", "Connections from the agent open now"))?,
-            access_lines_lost: m.counter("postern_access_lines_lost_total", "Access lines lost because standard output was not read in time", &[])?,
-            source_problems: m.add(IntGauge::new("postern_source_problems", "Problems in the credential source now; the log names them"))?,
-            registry: m.0,
-        })
+        let (exchanges, credentials, connections) = (Exchanges::new(&m)?, Credentials::new(&m)?, Connections::new(&m)?);
+        Ok(Self { registry: m.0, exchanges, credentials, connections })
     }
 
     /// An exchange ended.
     pub fn exchange_ended(&self, server: &str, method: &str, outcome: &str) {
-        self.requests.with_label_values(&[server, method, outcome]).inc();
+        self.exchanges.requests.with_label_values(&[server, method, outcome]).inc();
     }
 
     /// An exchange was refused.
     pub fn refused(&self, server: &str, reason: Reason) {
-        self.refusals.with_label_values(&[server, reason.as_str()]).inc();
+        self.exchanges.refusals.with_label_values(&[server, reason.as_str()]).inc();
     }
 
     /// The upstream's headers came.
     pub fn headers_came(&self, server: &str, method: &str, seconds: f64) {
-        self.time_to_headers.with_label_values(&[server, method]).observe(seconds);
+        self.exchanges.time_to_headers.with_label_values(&[server, method]).observe(seconds);
     }
 
     /// An event stream began.
     pub fn stream_opened(&self, server: &str, kind: &str) {
-        self.open_streams.with_label_values(&[server, kind]).inc();
+        self.exchanges.open_streams.with_label_values(&[server, kind]).inc();
     }
 
     /// An event stream ended.
     pub fn stream_closed(&self, server: &str, kind: &str, seconds: f64) {
-        self.open_streams.with_label_values(&[server, kind]).dec();
-        self.stream_life.with_label_values(&[server, kind]).observe(seconds);
+        self.exchanges.open_streams.with_label_values(&[server, kind]).dec();
+        self.exchanges.stream_life.with_label_values(&[server, kind]).observe(seconds);
     }
 
     /// The agent had sent a credential.
     pub fn token_stripped(&self, server: &str) {
-        self.tokens_stripped.with_label_values(&[server]).inc();
+        self.exchanges.tokens_stripped.with_label_values(&[server]).inc();
     }
 
     /// The upstream refused ours.
     pub fn auth_rejected(&self, server: &str) {
-        self.auth_rejections.with_label_values(&[server]).inc();
+        self.credentials.auth_rejections.with_label_values(&[server]).inc();
     }
 
     /// A connection to the upstream was made (+1) or ended (-1).
     pub fn upstream_connection(&self, server: &str, change: i64) {
-        self.upstream_connections.with_label_values(&[server]).add(change);
+        self.connections.upstream.with_label_values(&[server]).add(change);
     }
 
     /// A connection to the upstream could not be made.
     pub fn dial_failed(&self, server: &str, reason: Reason) {
-        self.dial_failures.with_label_values(&[server, reason.as_str()]).inc();
+        self.connections.dial_failures.with_label_values(&[server, reason.as_str()]).inc();
     }
 
     /// A connection from the agent was accepted (+1) or ended (-1).
     pub fn agent_connection(&self, change: i64) {
-        self.agent_connections.add(change);
+        self.connections.agent.add(change);
     }
 
     /// An access line was lost.
     pub fn access_line_lost(&self) {
-        self.access_lines_lost.with_label_values::<&str>(&[]).inc();
+        self.exchanges.access_lines_lost.inc();
     }
 
     /// The credential source was read and has this many problems.
     pub fn source_read(&self, problems: usize) {
-        self.source_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
+        self.credentials.source_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
     }
 
     /// The exposition text (version 0.0.4), with the credentials as they are now.
     pub fn expose(&self, credentials: &[CredentialSample]) -> Result<Vec<u8>, MetricsError> {
-        self.credential_age.reset();
-        self.credential_generation.reset();
-        self.rotation_lag.reset();
+        self.credentials.age.reset();
+        self.credentials.generation.reset();
+        self.credentials.rotation_lag.reset();
         for sample in credentials {
             let label = [sample.server.as_str()];
-            self.credential_age.with_label_values(&label).set(sample.age);
-            self.credential_generation.with_label_values(&label).set(i64::try_from(sample.generation).unwrap_or(i64::MAX));
+            self.credentials.age.with_label_values(&label).set(sample.age);
+            self.credentials
+                .generation
+                .with_label_values(&label)
+                .set(i64::try_from(sample.generation).unwrap_or(i64::MAX));
             if let Some(lag) = sample.lag {
-                self.rotation_lag.with_label_values(&label).set(lag);
+                self.credentials.rotation_lag.with_label_values(&label).set(lag);
             }
         }
         let mut text = Vec::new();

@@ -73,7 +73,11 @@ mod tests {
         let key = rcgen::generate_simple_self_signed(vec!["h.example".into()]).unwrap();
         let good = key.cert.pem();
         assert!(settings(Some(good.as_bytes())).is_ok());
-        for bad in [String::new(), "text".into(), format!("{good}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")] {
+        for bad in [
+            String::new(),
+            "text".into(),
+            format!("{good}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        ] {
             assert_eq!(settings(Some(bad.as_bytes())).err(), Some(TrustError::Bundle), "{bad}");
         }
     }

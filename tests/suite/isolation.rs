@@ -42,7 +42,8 @@ async fn two_callers_never_share_a_connection() {
         let capture = Capture::start(protocol).await;
         let (first, second) = (unique_secret(), unique_secret());
         let one = Sidecar::for_research().binding(Binding::new("github").to(&capture).token(&first)).start().await;
-        let billing = Binding::new("github").to(&capture).token(&second).set("/serviceAccounts", json!(["billing-agent"]));
+        let billing =
+            Binding::new("github").to(&capture).token(&second).set("/serviceAccounts", json!(["billing-agent"]));
         let two = Sidecar::for_caller("research", "billing-agent").binding(billing).start().await;
         interleave(&[(&one, "github"), (&two, "github")], 100).await;
         let requests = capture.requests();
@@ -61,7 +62,8 @@ async fn two_callers_never_share_a_connection() {
 async fn two_servers_never_share_a_connection() {
     for protocol in [Protocol::Plain, Protocol::Tls, Protocol::H2] {
         let capture = Capture::start(protocol).await;
-        let bind = |name: &str| Binding::new(name).to(&capture).url(&capture.url(&format!("/{name}"))).token(unique_secret());
+        let bind =
+            |name: &str| Binding::new(name).to(&capture).url(&capture.url(&format!("/{name}"))).token(unique_secret());
         let sidecar = Sidecar::for_research().binding(bind("a")).binding(bind("b")).start().await;
         interleave(&[(&sidecar, "a"), (&sidecar, "b")], 100).await;
         let requests = capture.requests();
@@ -134,7 +136,8 @@ async fn a_session_of_another_server_is_foreign() {
     let get = Message::get("other").header("Mcp-Session-Id", &session);
     assert_refusal(&sidecar, &get.bytes("127.0.0.1"), as_text).await;
     assert_refusal(&sidecar, &Message::delete("other", &session).bytes("127.0.0.1"), as_text).await;
-    let message = Message::post("other", rpc::notification("notifications/initialized")).header("Mcp-Session-Id", &session);
+    let message =
+        Message::post("other", rpc::notification("notifications/initialized")).header("Mcp-Session-Id", &session);
     assert_refusal(&sidecar, &message.bytes("127.0.0.1"), as_text).await;
     other.assert_untouched();
     sidecar.ask(post("owner", &session)).await.assert_ok();
@@ -146,7 +149,8 @@ async fn a_session_of_another_server_is_foreign() {
 async fn a_deleted_session_is_forgotten() {
     let capture = Capture::start(Protocol::Tls).await;
     capture.always(|request| Answer::session(request, "s-1"));
-    let bind = |name: &str| Binding::new(name).to(&capture).url(&capture.url(&format!("/{name}"))).token(unique_secret());
+    let bind =
+        |name: &str| Binding::new(name).to(&capture).url(&capture.url(&format!("/{name}"))).token(unique_secret());
     let sidecar = Sidecar::for_research().binding(bind("a")).binding(bind("b")).start().await;
     sidecar.post("a", rpc::initialize(1)).await.assert_ok();
     let post = || Message::post("b", rpc::list(7)).header("Mcp-Session-Id", "s-1");
@@ -190,7 +194,8 @@ async fn policy_denies_before_the_credential_is_touched() {
 #[tokio::test]
 async fn other_callers_bindings_do_not_exist() {
     let capture = Capture::start(Protocol::Tls).await;
-    let bind = |name: &str| Binding::new(name).to(&capture).url(&capture.url(&format!("/{name}"))).token(unique_secret());
+    let bind =
+        |name: &str| Binding::new(name).to(&capture).url(&capture.url(&format!("/{name}"))).token(unique_secret());
     let sidecar = Sidecar::for_research()
         .binding(bind("account").set("/serviceAccounts", json!(["billing-agent"])))
         .binding(bind("prefix").set("/serviceAccounts", json!(["research-agent2", "research"])))

@@ -5,6 +5,7 @@
 
 mod configs;
 mod drain;
+mod instruments;
 mod isolation;
 mod observe;
 mod refusals;

@@ -35,7 +35,8 @@ fn rpc<'a>(reason: &'a str, id: &'a str) -> Refusal<'a> {
 fn the_suite_knows_every_reason_of_the_product() {
     let golden = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/reason.golden"));
     let golden = golden.expect("the pinned list is in the source tree");
-    let ours: BTreeSet<String> = CONTRACT.iter().map(|(name, status, code)| format!("{name} {status} {code}")).collect();
+    let ours: BTreeSet<String> =
+        CONTRACT.iter().map(|(name, status, code)| format!("{name} {status} {code}")).collect();
     let theirs: BTreeSet<String> = golden.lines().map(str::to_owned).collect();
     assert_eq!(ours, theirs);
 }

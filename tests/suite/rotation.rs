@@ -200,6 +200,37 @@ async fn deletion_revokes_calls_and_streams() {
     }
 }
 
+/// A revocation ends the streams of every value the binding has had, not only of the last one.
+#[tokio::test]
+async fn deletion_revokes_the_streams_of_older_values_too() {
+    let mut scene = Scene::with_grace("1h").await;
+    let (_first, mut oldest) = scene.open_stream().await;
+    let fresh = unique_secret();
+    scene.files().replace_secret(SECRET, "token", fresh.as_bytes());
+    scene.calls_carry(&fresh).await;
+    let (_second, mut newest) = scene.open_stream().await;
+    scene.files().delete_secret(SECRET);
+    scene.calls_are_refused("credential_revoked").await;
+    newest.drained().await;
+    oldest.drained().await;
+    scene.capture.abandoned(0).await;
+}
+
+/// A call that waits for its answer when the credential is withdrawn is given up at once, and told why.
+#[tokio::test]
+async fn a_revocation_ends_a_call_that_waits_for_its_answer() {
+    let scene = Scene::with_grace("1h").await;
+    scene.capture.next(Answer::Never);
+    let mut agent = scene.sidecar.agent().await;
+    agent.send(&Message::post("github", rpc::call(7, "slow")).bytes("127.0.0.1")).await;
+    scene.capture.request(0).await;
+    scene.files().delete_secret(SECRET);
+    scene.calls_are_refused("credential_revoked").await;
+    Refusal { reason: "credential_revoked", server: "github", form: Form::Rpc("7") }
+        .assert_answer(&agent.response().await);
+    scene.capture.abandoned(0).await;
+}
+
 /// A value that becomes invalid is withdrawn like a deleted one: never the old value for ever.
 #[tokio::test]
 async fn an_invalid_new_value_revokes() {

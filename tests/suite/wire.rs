@@ -8,7 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::support::secrets::contains;
-use crate::support::{Answer, Binding, Capture, Message, Protocol, Sidecar, awkward_secret, rpc, sentinel, unique_secret};
+use crate::support::{
+    Answer, Binding, Capture, Message, Protocol, Sidecar, awkward_secret, rpc, sentinel, unique_secret,
+};
 
 /// Every way in which an upstream is spoken to.
 const PROTOCOLS: [Protocol; 3] = [Protocol::Plain, Protocol::Tls, Protocol::H2];
@@ -30,7 +32,8 @@ fn every_exchange() -> Vec<Message> {
             .header("Mcp-Method", method)
     };
     let post = |body: String| Message::post("github", body);
-    let session = |message: Message| message.header("Mcp-Session-Id", "s-1").header("MCP-Protocol-Version", "2025-11-25");
+    let session =
+        |message: Message| message.header("Mcp-Session-Id", "s-1").header("MCP-Protocol-Version", "2025-11-25");
     vec![
         post(rpc::initialize(1)),
         session(post(rpc::notification("notifications/initialized"))),
@@ -63,6 +66,10 @@ async fn every_exchange_carries_exactly_one_credential() {
             let hosts = if protocol == Protocol::H2 { 0 } else { 1 };
             assert_eq!(request.values("host").len(), hosts, "{protocol:?} {number}");
         }
+        // And by the bytes themselves: one value per request, nowhere else.
+        let bytes = capture.bytes();
+        let values = memchr::memmem::find_iter(&bytes, secret.as_bytes()).count();
+        assert_eq!(values, exchanges.len(), "{protocol:?}");
         assert_eq!(capture.requests().len(), exchanges.len(), "one request each");
     }
 }
@@ -109,13 +116,34 @@ async fn the_agents_own_tokens_never_go_out() {
         let (capture, sidecar) = scene(protocol, |binding| binding.token(unique_secret())).await;
         let bearer = format!("Bearer {own}");
         let names = [
-            "Authorization", "AUTHORIZATION", "authorization", "Proxy-Authorization", "Cookie", "Cookie2", "X-Api-Key",
-            "Api-Key", "X-Auth-Token", "X-Amz-Security-Token", "DPoP", "Private-Token", "X-Authorization", "Forwarded",
-            "X-Forwarded-For", "X-Forwarded-User", "X-User", "X-Real-IP", "X-Original-URL", "Impersonate-User", "Via",
-            "Referer", "From", "X-Github-Token",
+            "Authorization",
+            "AUTHORIZATION",
+            "authorization",
+            "Proxy-Authorization",
+            "Cookie",
+            "Cookie2",
+            "X-Api-Key",
+            "Api-Key",
+            "X-Auth-Token",
+            "X-Amz-Security-Token",
+            "DPoP",
+            "Private-Token",
+            "X-Authorization",
+            "Forwarded",
+            "X-Forwarded-For",
+            "X-Forwarded-User",
+            "X-User",
+            "X-Real-IP",
+            "X-Original-URL",
+            "Impersonate-User",
+            "Via",
+            "Referer",
+            "From",
+            "X-Github-Token",
         ];
         let message = names.iter().fold(Message::post("github", rpc::list(1)), |m, name| m.header(name, &bearer));
-        let message = message.target(&format!("/github?a=1&access_token={own}&ACCESS_TOKEN={own}&access%5ftoken={own}&b=2"));
+        let message =
+            message.target(&format!("/github?a=1&access_token={own}&ACCESS_TOKEN={own}&access%5ftoken={own}&b=2"));
         let trailers = format!("Authorization: {bearer}\r\nX-Api-Key: {own}\r\nX-Other: {own}\r\n");
         let mut agent = sidecar.agent().await;
         agent.send(&message.chunked("127.0.0.1", 16, &trailers)).await;
@@ -171,7 +199,8 @@ async fn a_claimed_identity_changes_nothing() {
     let mine = Binding::new("github").to(&capture).token(unique_secret());
     let sidecar = Sidecar::for_research().binding(other_account).binding(mine).start().await;
     let claim = "system:serviceaccount:research:billing-agent";
-    for name in ["X-User", "X-Forwarded-User", "Impersonate-User", "X-Remote-User", "X-Postern-Caller", "Authorization"] {
+    for name in ["X-User", "X-Forwarded-User", "Impersonate-User", "X-Remote-User", "X-Postern-Caller", "Authorization"]
+    {
         sidecar.ask(Message::post("billing", rpc::list(1)).header(name, claim)).await.assert_refused("unbound_server");
         sidecar.ask(Message::post("github", rpc::list(1)).header(name, claim)).await.assert_ok();
     }
@@ -241,7 +270,8 @@ async fn mcp_headers_pass_unchanged() {
 /// `subpaths: true`: the path below the server is the path below the url, query included.
 #[tokio::test]
 async fn subpaths_are_mapped_below_the_url() {
-    let (capture, sidecar) = scene(Protocol::Tls, |b| b.token(unique_secret()).set("/server/subpaths", json!(true))).await;
+    let (capture, sidecar) =
+        scene(Protocol::Tls, |b| b.token(unique_secret()).set("/server/subpaths", json!(true))).await;
     let rows = [
         ("/github", "/mcp"),
         ("/github/", "/mcp"),
@@ -261,7 +291,10 @@ async fn compressed_answers_are_not_asked_for() {
     for protocol in PROTOCOLS {
         let (capture, sidecar) = scene(protocol, |binding| binding.token(unique_secret())).await;
         capture.next(Answer::full(200, &[("Content-Type", "application/json")], "{}"));
-        sidecar.ask(Message::post("github", rpc::list(1)).header("Accept-Encoding", "gzip, br, zstd")).await.assert_ok();
+        sidecar
+            .ask(Message::post("github", rpc::list(1)).header("Accept-Encoding", "gzip, br, zstd"))
+            .await
+            .assert_ok();
         assert_eq!(capture.request(0).await.values("accept-encoding"), ["identity"]);
     }
 }

@@ -31,7 +31,8 @@ pub(super) async fn whoami(endpoint: SocketAddr) -> io::Result<Sent> {
             "io.modelcontextprotocol/clientCapabilities": {},
         }},
     });
-    let mut request = Request::post("/demo").body(Full::new(Bytes::from(body.to_string()))).map_err(io::Error::other)?;
+    let mut request =
+        Request::post("/demo").body(Full::new(Bytes::from(body.to_string()))).map_err(io::Error::other)?;
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_str(&endpoint.to_string()).map_err(io::Error::other)?);
     let fixed = [
@@ -49,7 +50,8 @@ pub(super) async fn whoami(endpoint: SocketAddr) -> io::Result<Sent> {
     let shown = headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()));
     let headers = shown.collect();
     let socket = TcpStream::connect(endpoint).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
     let _driver = OwnedTask::spawn(connection);
     let response = sender.send_request(request).await.map_err(io::Error::other)?;
     let status = response.status().as_u16();

@@ -14,9 +14,9 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use super::{Loaded, load_bindings, snapshot};
 use crate::api::document::Problem;
 use crate::core::name::{BindingId, CallerKey};
+use crate::core::secret::SecretFault;
 use crate::credential::cache::{Cache, Credentials};
 use crate::credential::source::{Entry, Missing, Snapshot};
-use crate::core::secret::SecretFault;
 use crate::runtime::clock;
 
 /// What to watch, for whom.
@@ -175,7 +175,13 @@ impl Watcher {
     }
 
     /// Keeps what is missing for a short while.
-    fn bridge(&mut self, before: Option<(Entry, Option<Instant>)>, entry: Option<&mut Entry>, now: Instant, due: &mut Option<Instant>) -> Option<Entry> {
+    fn bridge(
+        &mut self,
+        before: Option<(Entry, Option<Instant>)>,
+        entry: Option<&mut Entry>,
+        now: Instant,
+        due: &mut Option<Instant>,
+    ) -> Option<Entry> {
         let (good, since) = before?;
         let since = since.unwrap_or(now);
         let end = since + ABSENCE;
@@ -220,7 +226,8 @@ fn settle(wakes: &Receiver<Wake>) -> bool {
 
 /// Not there, or empty as a file is between truncation and writing.
 fn is_absent(entry: &Entry) -> bool {
-    matches!(&entry.value, Err(Missing::Absent(_) | Missing::Invalid(_, SecretFault::Empty))) || matches!(&entry.ca_bundle, Some(Err(Missing::Absent(_))))
+    matches!(&entry.value, Err(Missing::Absent(_) | Missing::Invalid(_, SecretFault::Empty)))
+        || matches!(&entry.ca_bundle, Some(Err(Missing::Absent(_))))
 }
 
 /// Reads the values; once more if a `..data` link moved meanwhile, so that no snapshot holds
@@ -240,7 +247,13 @@ fn consistent(settings: &WatchSettings, loaded: &Loaded) -> Snapshot {
 
 fn links(directory: &Path) -> Vec<Option<PathBuf>> {
     let below = ["secrets", "configmaps"].map(|kind| std::fs::read_dir(directory.join(kind)));
-    let mut links: Vec<_> = below.into_iter().flatten().flatten().flatten().map(|e| std::fs::read_link(e.path().join("..data")).ok()).collect();
+    let mut links: Vec<_> = below
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flatten()
+        .map(|e| std::fs::read_link(e.path().join("..data")).ok())
+        .collect();
     links.sort();
     links
 }

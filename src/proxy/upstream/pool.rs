@@ -61,10 +61,21 @@ const HTTP1: u8 = 1;
 const HTTP2: u8 = 2;
 
 impl Pool {
-    pub(super) fn new(server: ServerName, url: UpstreamUrl, tls: Option<(TlsName<'static>, Arc<ClientConfig>)>) -> Self {
+    pub(super) fn new(
+        server: ServerName,
+        url: UpstreamUrl,
+        tls: Option<(TlsName<'static>, Arc<ClientConfig>)>,
+    ) -> Self {
         // Clear text is always HTTP/1.1: there is no ALPN to ask.
         let protocol = if tls.is_some() { UNKNOWN } else { HTTP1 };
-        Self { server, url, tls, connecting: tokio::sync::Mutex::default(), protocol: AtomicU8::new(protocol), idle: Mutex::default() }
+        Self {
+            server,
+            url,
+            tls,
+            connecting: tokio::sync::Mutex::default(),
+            protocol: AtomicU8::new(protocol),
+            idle: Mutex::default(),
+        }
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
@@ -130,7 +141,8 @@ impl Pool {
 
     fn expire(&self, now: Instant) {
         let mut idle = self.idle();
-        idle.http1.retain(|connection| !connection.sender.is_closed() && now.duration_since(connection.since) < IDLE_LIFE);
+        idle.http1
+            .retain(|connection| !connection.sender.is_closed() && now.duration_since(connection.since) < IDLE_LIFE);
         if idle.http2.as_ref().is_some_and(|connection| connection.sender.is_closed()) {
             idle.http2 = None;
         }
@@ -155,7 +167,11 @@ pub(in crate::proxy) async fn sweep(pools: Arc<Mutex<Pools>>, credentials: Crede
         };
         pools.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, pool| {
             let keep = current(key);
-            if keep { pool.expire(now) } else { pool.retire() }
+            if keep {
+                pool.expire(now)
+            } else {
+                pool.retire()
+            }
             keep
         });
     }

@@ -60,8 +60,9 @@ async def _run(options: argparse.Namespace, directory: Path) -> int:
         else:
             sidecar = await Sidecar.start(place, servers)
             session.children.append(sidecar.child)
-            await session.meet_all(sidecar.url, lambda _: session.agent_headers, guarded=True)
-            await session.part_with(sidecar)
+            if await session.judge("sidecar starts", sidecar.listening):
+                await session.meet_all(sidecar.url, lambda _: session.agent_headers, guarded=True)
+                await session.part_with(sidecar)
     finally:
         await session.stop()
         hub.stop()

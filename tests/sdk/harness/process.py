@@ -63,7 +63,12 @@ class Child:
             self._process.kill()
 
     def tail(self, lines: int = 15) -> str:
-        return "\n".join(self.stderr_path.read_text(errors="replace").splitlines()[-lines:])
+        """The last lines of what it said, for a failure's report."""
+        told = []
+        for path in (self.stdout_path, self.stderr_path):
+            if path.exists() and (last := path.read_text(errors="replace").splitlines()[-lines:]):
+                told += [f"{path.name}, last lines:", *last]
+        return "\n".join(told)
 
 
 async def _pump(stream: asyncio.StreamReader, path: Path, lines: asyncio.Queue[str | None]) -> None:

@@ -47,7 +47,7 @@ class Session:
                     await self._meet(title, pair, scenario, url(server), headers(server), guarded)
         for server in self._servers.values():
             # What came after the last scenario is judged too.
-            await self._judge(f"every-request {server.name} identity", self._check_rest, server, guarded)
+            await self.judge(f"every-request {server.name} identity", self._check_rest, server, guarded)
 
     async def _meet(self, title: str, pair: Pair, scenario: str, url: str, headers: dict, guarded: bool) -> None:
         server = self._servers[pair.server]
@@ -56,12 +56,16 @@ class Session:
         async def played() -> None:
             error = await self._play(pair.client, scenario, pair.version, url, headers)
             piece = server.wire.next_slice()
-            check_identity(piece, server.authority, self.sentinel if guarded else None)
-            require(not error, f"client: {error}")
-            require(piece.exchanges, "nothing reached the server")
-            check(pair, scenario, piece)
+            try:
+                check_identity(piece, server.authority, self.sentinel if guarded else None)
+                require(not error, f"client: {error}")
+                require(piece.exchanges, "nothing reached the server")
+                check(pair, scenario, piece)
+            except Violation as violation:
+                arrived = "".join(f"\n    arrived: {each}" for each in piece.exchanges)
+                raise Violation(f"{violation}{arrived}") from None
 
-        await self._judge(title, played, involved=[server.child])
+        await self.judge(title, played, involved=[server.child])
 
     async def _play(self, client: str, scenario: str, version: str, url: str, headers: dict) -> str | None:
         """Lets a client play one scenario; returns what went wrong in its eyes."""
@@ -74,8 +78,8 @@ class Session:
             # What it was doing is lost; the next scenario gets a new process.
             del self._clients[client]
             child.kill()
-            return f"{str(failure) or f'no answer within {SCENARIO_SECONDS} s'}\n{child.tail()}"
-        return None if answer["ok"] else f"{answer['error']}\n{child.tail()}"
+            return f"{str(failure) or f'no answer within {SCENARIO_SECONDS} s'}\n{_indented(child.tail())}"
+        return None if answer["ok"] else f"{answer['error']}\n{_indented(child.tail())}"
 
     async def _client(self, name: str) -> Child:
         if name not in self._clients:
@@ -98,8 +102,8 @@ class Session:
     async def control(self) -> None:
         """Breaks the promise on purpose, without the sidecar: the checks must notice."""
         for server in self._servers.values():
-            await self._judge(f"control {server.name} refuses-foreign-token", self._foreign_token, server)
-            await self._judge(f"control {server.name} notices-leaked-token", self._leaked_token, server)
+            await self.judge(f"control {server.name} refuses-foreign-token", self._foreign_token, server)
+            await self.judge(f"control {server.name} notices-leaked-token", self._leaked_token, server)
 
     async def _foreign_token(self, server: Server) -> None:
         version = "2025-11-25"
@@ -119,16 +123,14 @@ class Session:
 
     async def part_with(self, sidecar: Sidecar) -> None:
         """Takes the last things the sidecar tells, stops it, and judges its behaviour and its output."""
-        metrics = await sidecar.metrics()
-        code = await sidecar.child.stop()
-        outputs = {
-            "stdout": sidecar.child.stdout_path.read_text(),
-            "stderr": sidecar.child.stderr_path.read_text(),
-            "metrics": metrics,
-        }
-        self._keep_evidence(outputs)
+        outputs: dict[str, str] = {"metrics": ""}
+
+        async def measured() -> None:
+            outputs["metrics"] = await sidecar.metrics()
+            require("postern_requests_total{" in outputs["metrics"], "postern_requests_total is not in /metrics")
 
         async def stopped() -> None:
+            code = await sidecar.child.stop()
             require(code == 0, f"exit code {code} after SIGTERM")
 
         async def silent() -> None:
@@ -141,11 +143,14 @@ class Session:
             lines = [json.loads(line) for line in outputs["stdout"].splitlines()]
             for name in self._met:
                 require(any(line.get("server") == name for line in lines), f"no access line of {name}")
-            require("postern_requests_total{" in metrics, "postern_requests_total is not in /metrics")
 
-        await self._judge("sidecar stops-cleanly", stopped)
-        await self._judge("sidecar tells-no-secret", silent)
-        await self._judge("sidecar accounts-for-requests", accounted)
+        await self.judge("sidecar serves-metrics", measured)
+        await self.judge("sidecar stops-cleanly", stopped)
+        outputs["stdout"] = sidecar.child.stdout_path.read_text()
+        outputs["stderr"] = sidecar.child.stderr_path.read_text()
+        self._keep_evidence(outputs)
+        await self.judge("sidecar tells-no-secret", silent)
+        await self.judge("sidecar accounts-for-requests", accounted)
 
     def _keep_evidence(self, outputs: dict[str, str]) -> None:
         directory = os.environ.get("POSTERN_EVIDENCE")
@@ -161,18 +166,20 @@ class Session:
         servers = [server.child for server in self._servers.values() if server.child]
         await asyncio.gather(*(child.stop() for child in self.children + servers))
 
-    async def _judge(self, title: str, verdict, *arguments, involved: list[Child] | None = None) -> None:
+    async def judge(self, title: str, verdict, *arguments, involved: list[Child] | None = None) -> bool:
+        """Counts and prints the outcome of one check; a failed one with what the processes said last."""
         try:
             await verdict(*arguments)
         except Exception as failure:
             self.failed += 1
             kind = "" if isinstance(failure, Violation) else f"{type(failure).__name__}: "
             print(f"FAILED {title}: {self._redacted(f'{kind}{failure}')}", flush=True)
-            for child in [*(involved or []), *(c for c in self.children if c.name == "sidecar")]:
-                print(self._redacted(_indented(f"{child.name} stderr, last lines:\n{child.tail()}")), flush=True)
-        else:
-            self.passed += 1
-            print(f"ok {title}", flush=True)
+            for child in [*(involved or []), *(each for each in self.children if each.name == "sidecar")]:
+                print(self._redacted(_indented(child.tail())), flush=True)
+            return False
+        self.passed += 1
+        print(f"ok {title}", flush=True)
+        return True
 
     def _redacted(self, text: str) -> str:
         for server in self._servers.values():

@@ -15,6 +15,7 @@ from harness.process import Child
 from harness.wirelog import WireReader
 
 HERE = Path(__file__).resolve().parent.parent
+START_SECONDS = 30
 NAMESPACE, SERVICE_ACCOUNT = "research", "research-agent"
 
 
@@ -82,20 +83,22 @@ class Server:
 class Sidecar:
     """`$POSTERN_BIN sidecar` with one binding per server."""
 
-    def __init__(self, child: Child, endpoint: str, admin: str) -> None:
+    def __init__(self, child: Child) -> None:
         self.child = child
-        self._endpoint = endpoint
-        self._admin = admin
+        self._endpoint = self._admin = ""
 
     @classmethod
     async def start(cls, place: Workplace, servers: list[Server]) -> "Sidecar":
         config = _write_config(place, servers)
-        child = await place.start("sidecar", [os.environ["POSTERN_BIN"], "sidecar", "--config", str(config)])
-        while True:
-            line = await child.line(child.stderr)
-            if '"listening"' in line:
-                told = json.loads(line)
-                return cls(child, told["endpoint"], told["admin"])
+        return cls(await place.start("sidecar", [os.environ["POSTERN_BIN"], "sidecar", "--config", str(config)]))
+
+    async def listening(self) -> None:
+        """Returns once it has told its ports."""
+        async with asyncio.timeout(START_SECONDS):
+            while '"listening"' not in (line := await self.child.line(self.child.stderr)):
+                pass
+        told = json.loads(line)
+        self._endpoint, self._admin = told["endpoint"], told["admin"]
 
     def url(self, server: Server) -> str:
         return f"http://{self._endpoint}/{server.name}"

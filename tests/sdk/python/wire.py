@@ -29,15 +29,15 @@ class Gate:
 
     def __init__(self, app, log: WireLog, credential: str) -> None:
         self._app = app
-        self._log = log
+        self.log = log
         self._credential = credential
         self._numbers = itertools.count(1)
-        self._pushes: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.pushes: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def push_stream_open(self, session: str) -> None:
         """Returns once the session's standing GET stream has been answered."""
         async with asyncio.timeout(20):
-            await self._pushes[session].wait()
+            await self.pushes[session].wait()
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -49,7 +49,7 @@ class Gate:
         body = await _read_body(receive)
         rpc = _summary(body)
         number = next(self._numbers)
-        self._log.write(event="request", n=number, http=scope["method"], path=scope["path"], headers=headers,
+        self.log.write(event="request", n=number, http=scope["method"], path=scope["path"], headers=headers,
                         authorized=authorized, rpc=rpc)
         exchange = _Exchange(self, number, scope, body, rpc, send)
         if not authorized:
@@ -100,12 +100,12 @@ class _Exchange:
             self._status = message["status"]
             headers = dict(message["headers"])
             session = headers.get(b"mcp-session-id", b"").decode("latin-1")
-            self._gate._log.write(event="head", n=self._number, status=self._status, session=session)
+            self._gate.log.write(event="head", n=self._number, status=self._status, session=session)
             if self._standing and self._status == 200:
-                self._gate._pushes[session].set()
+                self._gate.pushes[session].set()
         elif not message.get("more_body", False):
             self._finished = True
-            self._gate._log.write(event="finished", n=self._number)
+            self._gate.log.write(event="finished", n=self._number)
         await self._send(message)
 
     async def watch(self, receive) -> None:
@@ -113,7 +113,7 @@ class _Exchange:
             pass
         if self._finished:
             return
-        self._gate._log.write(event="disconnected", n=self._number, head_sent=self._status != 0)
+        self._gate.log.write(event="disconnected", n=self._number, head_sent=self._status != 0)
         self._gone.set()
         if gate := self._rpc.get("gate"):
             # Shielded: the SDK ends the exchange as soon as it learns of the disconnect, and us with it.

@@ -5,7 +5,8 @@ use crate::support::{Message, Sidecar, assert_refusal, rpc as body};
 
 use super::{scene, text};
 
-const SMUGGLED: &str = "POST /github HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+const SMUGGLED: &str =
+    "POST /github HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
 /// A head with these lines after Host, ended, and something that looks like a second request behind it.
 fn with_lines(lines: &str) -> Vec<u8> {
@@ -49,9 +50,13 @@ async fn ambiguous_framing_is_refused() {
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n",
         "Transfer-Encoding:\x0bchunked\r\n",
-        "Content-Type: text/plain\r\nContent-Length: 5\r\n",
     ] {
         assert_malformed(&sidecar, &with_lines(lines)).await;
+    }
+    // Well framed, but of two kinds, or of two sessions.
+    for name in ["Content-Type", "Mcp-Session-Id"] {
+        let message = Message::post("github", body::list(1)).header(name, "a").header(name, "b");
+        sidecar.ask(message).await.assert_refused("malformed_head");
     }
     capture.assert_untouched();
 }

@@ -1,7 +1,9 @@
 //! What is wrong with the upstream, or the way to it: no credential leaves on any of these.
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::support::answer::End;
 use crate::support::dns::Dns;
@@ -40,11 +42,26 @@ async fn forbidden_addresses_are_never_dialled() {
         ("multicast.example.test", "224.0.0.1"),
     ];
     let dns = Dns::start(&names).await;
-    let literal = ["169.254.169.254", "0.0.0.0", "100.100.100.200", "224.0.0.1", "255.255.255.255", "[fe80::1]", "[::]", "[::ffff:169.254.169.254]"];
-    let urls: Vec<String> = literal.iter().copied().chain(names.iter().map(|(name, _)| *name)).map(|h| format!("https://{h}/mcp")).collect();
+    let literal = [
+        "169.254.169.254",
+        "0.0.0.0",
+        "100.100.100.200",
+        "224.0.0.1",
+        "255.255.255.255",
+        "[fe80::1]",
+        "[::]",
+        "[::ffff:169.254.169.254]",
+    ];
+    let urls: Vec<String> = literal
+        .iter()
+        .copied()
+        .chain(names.iter().map(|(name, _)| *name))
+        .map(|h| format!("https://{h}/mcp"))
+        .collect();
     let (bindings, servers) = bindings(&urls);
     let dial = json!({"allowLoopback": true, "resolvers": [dns.address().to_string()]});
-    let builder = bindings.into_iter().fold(Sidecar::for_research().config("dial", dial), |b, binding| b.binding(binding));
+    let builder =
+        bindings.into_iter().fold(Sidecar::for_research().config("dial", dial), |b, binding| b.binding(binding));
     let sidecar = builder.start().await;
     assert_each_refused(&sidecar, "address_forbidden", &servers).await;
 }
@@ -55,11 +72,13 @@ async fn forbidden_addresses_are_never_dialled() {
 async fn loopback_is_never_dialled_unless_allowed() {
     let capture = Capture::start(Protocol::Tls).await;
     let dns = Dns::start(&[("rebound.example.test", "127.0.0.1"), ("mapped.example.test", "::ffff:127.0.0.1")]).await;
-    let hosts = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "rebound.example.test", "mapped.example.test"];
+    let hosts =
+        ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "rebound.example.test", "mapped.example.test"];
     let urls: Vec<String> = hosts.iter().map(|host| capture.url_as(host, "/mcp")).collect();
     let (bindings, servers) = bindings(&urls);
     let dial = json!({"allowLoopback": false, "resolvers": [dns.address().to_string()]});
-    let builder = bindings.into_iter().fold(Sidecar::for_research().config("dial", dial), |b, binding| b.binding(binding));
+    let builder =
+        bindings.into_iter().fold(Sidecar::for_research().config("dial", dial), |b, binding| b.binding(binding));
     let sidecar = builder.start().await;
     assert_each_refused(&sidecar, "address_forbidden", &servers).await;
     capture.assert_untouched();
@@ -89,9 +108,8 @@ async fn tls_that_cannot_be_verified_is_refused() {
     let unknown = Capture::start(Protocol::Tls).await;
     let renamed = Capture::with_leaf(Protocol::Tls, &["other.example.test"], false).await;
     let expired = Capture::with_leaf(Protocol::H2, &["localhost"], true).await;
-    let plain = Capture::start(Protocol::Plain).await;
+    let (plain_url, plain) = plaintext_server().await;
     let with_secret = |name: &str| Binding::new(name).token(unique_secret());
-    let plain_url = plain.url("/mcp").replace("http://", "https://");
     let sidecar = Sidecar::for_research()
         // Another upstream's CA vouches for nothing here.
         .binding(with_secret("unknown").trusting(&trusted).url(&unknown.url("/mcp")))
@@ -106,7 +124,22 @@ async fn tls_that_cannot_be_verified_is_refused() {
     for capture in [&unknown, &renamed, &expired] {
         assert!(capture.bytes().is_empty(), "no application byte before the certificate is verified");
     }
-    assert!(plain.requests().is_empty(), "a plaintext server never sees a request");
+    let hello = plain.await.expect("the plaintext server was dialled");
+    assert_eq!(hello.first(), Some(&0x16), "a plaintext server sees a TLS hello and nothing else");
+}
+
+/// An https URL behind which plaintext HTTP is spoken, and the first bytes it is sent.
+async fn plaintext_server() -> (String, JoinHandle<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let port = listener.local_addr().expect("a bound listener has an address").port();
+    let serve = async move {
+        let (mut socket, _) = listener.accept().await.expect("the sidecar connects");
+        let mut hello = Vec::new();
+        socket.read_buf(&mut hello).await.expect("the sidecar says hello");
+        socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("the sidecar reads");
+        hello
+    };
+    (format!("https://localhost:{port}/mcp"), tokio::spawn(serve))
 }
 
 /// `tls.serverName` is what is asked for and verified.

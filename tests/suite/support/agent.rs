@@ -46,11 +46,6 @@ impl Agent {
         Self { socket, host: address.to_string(), buffer: Vec::new(), rest: Rest::Nothing }
     }
 
-    /// The `Host` it sends.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
     /// Sends literal bytes. A peer that has hung up already is not an error here.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ = within("the sidecar to take bytes", self.socket.write_all(bytes)).await;

@@ -37,8 +37,6 @@ pub struct Request {
     pub authority: String,
     /// Every field line in order, duplicates too; names in the case they came in.
     pub headers: Vec<(String, String)>,
-    /// The head's bytes (HTTP/1.1 only).
-    pub head: Vec<u8>,
     /// The body without its framing.
     pub body: Vec<u8>,
     /// Field lines after the body.

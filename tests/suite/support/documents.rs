@@ -53,10 +53,6 @@ impl Binding {
         self.set("/server/url", json!(url))
     }
 
-    pub fn server(self, name: &str) -> Self {
-        self.set("/server/name", json!(name))
-    }
-
     pub fn in_namespace(mut self, namespace: &str) -> Self {
         self.document["metadata"]["namespace"] = json!(namespace);
         self

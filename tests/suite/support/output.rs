@@ -4,8 +4,6 @@ use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use serde_json::Value;
-
 use super::observed::Observed;
 
 /// Lines of one stream of a process.
@@ -52,11 +50,6 @@ pub fn collect(stream: impl Read + Send + 'static) -> (Arc<Observed<Lines>>, Joi
         sink.update(|lines| lines.ended = true);
     });
     (lines, thread)
-}
-
-/// An access line of a request that was refused with this reason.
-pub fn refused(reason: &'static str) -> impl Fn(&Value) -> bool {
-    move |line| line["reason"] == reason
 }
 
 /// One scrape in the Prometheus text format.

@@ -153,12 +153,6 @@ impl Sidecar {
         self.process.stderr.read(Lines::text)
     }
 
-    /// Awaits a line on stderr that contains `text`.
-    pub async fn diagnostic(&self, text: &str) -> String {
-        let find = |line: &str| line.contains(text).then(|| line.to_owned());
-        self.process.stderr.until(&format!("{text:?} on stderr"), |lines| lines.take(find)).await
-    }
-
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let kill = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.process.id)]).status();
@@ -175,7 +169,9 @@ impl Sidecar {
         let secrets = self.files.secrets();
         let scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stdout = self.process.stdout.read(Lines::text);
-        for (place, text) in [("stdout", stdout.as_bytes()), ("stderr", self.diagnostics().as_bytes()), ("admin", &scrapes)] {
+        for (place, text) in
+            [("stdout", stdout.as_bytes()), ("stderr", self.diagnostics().as_bytes()), ("admin", &scrapes)]
+        {
             assert_eq!(find_leak(text, &secrets), None, "a secret stands on {place}");
         }
     }

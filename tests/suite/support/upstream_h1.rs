@@ -59,7 +59,7 @@ async fn receive(
 
 fn next_request(connection: usize, bytes: &[u8]) -> Option<(Request, usize)> {
     let Parsed { head, body, trailers, used, .. } = parse_request(bytes)?;
-    let Head { raw, first_line, headers } = head;
+    let Head { first_line, headers, .. } = head;
     let mut words = first_line.split(' ').map(str::to_owned);
     let (method, target) = (words.next()?, words.next()?);
     let mut request = Request {
@@ -68,7 +68,6 @@ fn next_request(connection: usize, bytes: &[u8]) -> Option<(Request, usize)> {
         target,
         authority: String::new(),
         headers,
-        head: raw,
         body,
         trailers,
         answered: false,

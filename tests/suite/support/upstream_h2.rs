@@ -89,7 +89,6 @@ async fn record(connection: usize, request: http::Request<Incoming>) -> Request 
         target: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
         authority: parts.uri.authority().map(ToString::to_string).unwrap_or_default(),
         headers: text(&parts.headers),
-        head: Vec::new(),
         body,
         trailers,
         answered: false,

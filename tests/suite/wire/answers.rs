@@ -20,7 +20,12 @@ async fn challenges_never_reach_the_agent() {
         for (number, (answer, reason)) in rows.into_iter().enumerate() {
             capture.next(answer);
             let response = sidecar.post("github", rpc::list(1)).await;
-            assert_eq!((response.status, response.reason()), (502, reason), "{protocol:?} {number}: {}", response.text());
+            assert_eq!(
+                (response.status, response.reason()),
+                (502, reason),
+                "{protocol:?} {number}: {}",
+                response.text()
+            );
             assert_eq!(response.header("www-authenticate"), None);
             assert_eq!(response.header("proxy-authenticate"), None);
             assert_eq!(capture.requests().len(), number + 1, "not sent again");

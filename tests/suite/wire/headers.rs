@@ -38,19 +38,28 @@ async fn pass_cookies_go_both_ways_and_no_others() {
         capture.always(|request| {
             let mut answer = Answer::result(request);
             if let Answer::Full { headers, .. } = &mut answer {
-                headers.push(("Set-Cookie".into(), "lb=node-2; Path=/mcp; Secure; HttpOnly; Domain=example.test".into()));
+                headers
+                    .push(("Set-Cookie".into(), "lb=node-2; Path=/mcp; Secure; HttpOnly; Domain=example.test".into()));
                 headers.push(("Set-Cookie".into(), "session=stolen; Path=/".into()));
                 headers.push(("set-cookie".into(), "lbx=other".into()));
             }
             answer
         });
         let cookies = format!("a={own}; lb=node-1; lbx={own}; LB={own}");
-        let message = Message::post("github", rpc::list(1)).header("Cookie", &cookies).header("cookie", &format!("session={own}"));
+        let message = Message::post("github", rpc::list(1))
+            .header("Cookie", &cookies)
+            .header("cookie", &format!("session={own}"));
         let response = sidecar.ask(message).await;
         response.assert_ok();
         assert_eq!(capture.request(0).await.values("cookie"), ["lb=node-1"]);
         assert!(!contains(&capture.bytes(), own.as_bytes()));
-        let back: Vec<&str> = response.head.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("set-cookie")).map(|(_, v)| v.as_str()).collect();
+        let back: Vec<&str> = response
+            .head
+            .headers
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case("set-cookie"))
+            .map(|(_, v)| v.as_str())
+            .collect();
         assert_eq!(back.len(), 1, "{back:?}");
         assert!(back[0].starts_with("lb=node-2") && !back[0].contains("example.test"), "{back:?}");
     }
@@ -93,7 +102,8 @@ fn any_header_list_leaves_with_exactly_one_credential() {
                 assert!(request.values(refused).is_empty(), "{refused}");
             }
             for passed in ["mcp-param-a", "mcp-param-b", "x-tenant"] {
-                let sent: Vec<&str> = lines.iter().filter(|(n, _)| n.eq_ignore_ascii_case(passed)).map(|(_, v)| v.as_str()).collect();
+                let sent: Vec<&str> =
+                    lines.iter().filter(|(n, _)| n.eq_ignore_ascii_case(passed)).map(|(_, v)| v.as_str()).collect();
                 assert_eq!(request.values(passed), sent, "{passed}");
             }
         });
