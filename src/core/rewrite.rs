@@ -74,7 +74,7 @@ fn allowed_cookies(agent: &HeaderMap, binding: &Binding) -> Option<HeaderValue> 
 /// Response fields that never reach the agent: they belong to one connection, or would steer the
 /// agent to another place or to a login.
 fn is_dropped(name: &HeaderName) -> bool {
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 18] = [
         "connection",
         "keep-alive",
         "proxy-connection",
@@ -92,6 +92,7 @@ fn is_dropped(name: &HeaderName) -> bool {
         "refresh",
         "content-location",
         "strict-transport-security",
+        "postern-reason",
     ];
     NAMES.contains(&name.as_str()) || name == header::LOCATION || name == header::CONTENT_LENGTH
 }

@@ -1,7 +1,7 @@
 //! From snapshots to views: generations, revisions, and the end of what is replaced or withdrawn.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -36,6 +36,8 @@ pub struct Cache {
     readers: Credentials,
     known: HashMap<BindingId, Known>,
     next_revision: u64,
+    /// What the snapshot under way takes away.
+    withdrawn: Vec<Known>,
 }
 
 /// What is remembered of a binding between snapshots.
@@ -44,6 +46,32 @@ struct Known {
     revision: u64,
     generation: u64,
     credential: Option<Arc<Credential>>,
+    /// Replaced values that running answers still hold: a revocation has to reach them too.
+    superseded: Vec<Weak<Credential>>,
+}
+
+impl Known {
+    fn new(entry: Entry) -> Self {
+        Self { entry, revision: 0, generation: 0, credential: None, superseded: Vec::new() }
+    }
+
+    /// With a new value, or the same one for a changed binding.
+    fn replaced(mut self, entry: Entry, generation: u64, credential: Arc<Credential>) -> Self {
+        self.superseded.retain(|old| old.strong_count() > 0);
+        if let Some(old) = self.credential.replace(credential) {
+            old.life.send_replace(Life::Superseded);
+            self.superseded.push(Arc::downgrade(&old));
+        }
+        Self { entry, generation, ..self }
+    }
+
+    /// Ends every answer that holds a value of this binding.
+    fn revoke(&self) {
+        let old = self.superseded.iter().filter_map(Weak::upgrade);
+        for credential in self.credential.iter().cloned().chain(old) {
+            credential.life.send_replace(Life::Revoked);
+        }
+    }
 }
 
 /// How many server names are remembered as withdrawn.
@@ -72,12 +100,9 @@ impl Cache {
         }
         let gone = self.gone(&before);
         let (routes, conflicts) = Routes::build(routes, gone);
-        let retired = before.into_values().filter_map(|known| known.credential).collect::<Vec<_>>();
         self.readers.0.store(Arc::new(View { routes, slots }));
         // Only now: a stream that ends must not find the old view when it comes back.
-        for credential in retired {
-            credential.life.send_replace(Life::Revoked);
-        }
+        self.withdrawn.drain(..).chain(before.into_values()).for_each(|known| known.revoke());
         conflicts
     }
 
@@ -91,39 +116,31 @@ impl Cache {
     }
 
     fn admit(&mut self, before: Option<Known>, entry: Entry, now: SystemTime) -> (Known, Slot) {
-        let revision = match &before {
-            Some(known) if same_place(&known.entry, &entry) => known.revision,
-            _ => {
-                self.next_revision += 1;
-                self.next_revision
-            }
-        };
-        let (generation, old) = before.as_ref().map_or((0, None), |known| (known.generation, known.credential.clone()));
+        let same_place = before.as_ref().is_some_and(|known| same_place(&known.entry, &entry));
         let same_value = before.as_ref().is_some_and(|known| same_value(&known.entry, &entry));
-        let unchanged = same_value && before.as_ref().is_some_and(|known| known.revision == revision);
-        if let Some(credential) = old.as_ref().filter(|_| unchanged) {
-            let slot = Slot::Usable(Arc::clone(credential));
-            return (Known { entry, revision, generation, credential: old }, slot);
+        let mut known = before.unwrap_or_else(|| Known::new(entry.clone()));
+        if !same_place || known.revision == 0 {
+            self.next_revision += 1;
+            known.revision = self.next_revision;
         }
-        let next = if same_value { generation } else { generation + 1 };
-        match build(&entry, next, now) {
+        if let Some(credential) = known.credential.as_ref().filter(|_| same_place && same_value) {
+            let slot = Slot::Usable(Arc::clone(credential));
+            return (Known { entry, ..known }, slot);
+        }
+        let generation = if same_value { known.generation } else { known.generation + 1 };
+        match build(&entry, generation, now) {
             Ok(credential) => {
                 let credential = Arc::new(credential);
-                if let Some(old) = old {
-                    old.life.send_replace(Life::Superseded);
-                }
                 let slot = Slot::Usable(Arc::clone(&credential));
-                (Known { entry, revision, generation: next, credential: Some(credential) }, slot)
+                (known.replaced(entry, generation, credential), slot)
             }
             Err(refusal) => {
                 // "Was there, is gone" outlasts the moment it went.
-                let was_there = generation > 0 && matches!(entry.value, Err(Missing::Absent(_)));
-                let refusal =
-                    if was_there { Refusal { reason: Reason::CredentialRevoked, ..refusal } } else { refusal };
-                if let Some(old) = old {
-                    old.life.send_replace(Life::Revoked);
-                }
-                (Known { entry, revision, generation, credential: None }, Slot::Unusable(refusal))
+                let was_there = known.generation > 0 && matches!(entry.value, Err(Missing::Absent(_)));
+                let reason = if was_there { Reason::CredentialRevoked } else { refusal.reason };
+                let emptied = Known { entry, credential: None, superseded: Vec::new(), ..known };
+                self.withdrawn.push(known);
+                (emptied, Slot::Unusable(Refusal { reason, ..refusal }))
             }
         }
     }

@@ -73,6 +73,19 @@ fn what_is_withdrawn_is_revoked() {
     assert_eq!(rig.lease("b").err(), Some(Reason::UnboundServer));
 }
 
+/// A stream of a replaced value is within its grace when the binding goes: it must end too.
+#[test]
+fn a_revocation_reaches_values_already_replaced() {
+    let (mut rig, a) = (Rig(Cache::default()), binding("a", "https://h/"));
+    rig.apply(vec![entry(&a, Some("one"))]);
+    let (first, kept) = (rig.lease("a").unwrap(), rig.lease("a").unwrap().life());
+    rig.apply(vec![entry(&a, Some("two"))]);
+    rig.apply(vec![entry(&a, Some("three"))]);
+    assert_eq!(*kept.borrow(), Life::Superseded);
+    rig.apply(vec![]);
+    assert_eq!((life(&first), *kept.borrow()), (Life::Revoked, Life::Revoked));
+}
+
 #[test]
 fn a_changed_binding_is_another_revision_of_the_same_generation() {
     let (mut rig, old, new) = (Rig(Cache::default()), binding("a", "https://h/"), binding("a", "https://i/"));

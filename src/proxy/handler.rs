@@ -202,7 +202,7 @@ fn relay(shared: &Shared, plan: &Plan, incomer: Incomer, lease: Lease, mut excha
         events,
         idle,
         grace: times.rotation_grace,
-        life: lease.life(),
+        lease,
         drain: shared.drain.clone(),
         exchange,
     }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::outbound::{BodyFrame, Outbound};
 use super::upstream::Hold;
-use crate::credential::Life;
+use crate::credential::{Lease, Life};
 use crate::runtime::drain::{Drain, Phase};
 use crate::telemetry::exchange::{Exchange, Outcome};
 
@@ -30,7 +30,8 @@ pub(super) struct Relay {
     pub(super) events: bool,
     pub(super) idle: Duration,
     pub(super) grace: Duration,
-    pub(super) life: watch::Receiver<Life>,
+    /// Kept to the end: whoever can withdraw the credential must be able to reach this answer.
+    pub(super) lease: Lease,
     pub(super) drain: Drain,
     pub(super) exchange: Exchange,
 }
@@ -61,7 +62,7 @@ impl Relay {
     {
         let frame = self.frame(method);
         out.head(self.status, &self.headers, frame, close);
-        let (mut life, mut drain, grace) = (self.life.clone(), self.drain.clone(), self.grace);
+        let (mut life, mut drain, grace) = (self.lease.life(), self.drain.clone(), self.grace);
         let midway = AtomicBool::new(false);
         let outcome = tokio::select! {
             biased;
@@ -183,12 +184,11 @@ impl Relay {
     }
 }
 
-/// Waits until the credential of this answer may not be used any more.
+/// Waits until the credential of this answer may not be used any more. The lease keeps the
+/// sender alive, so that a closed channel cannot happen; it would mean "nobody can tell".
 async fn end_of_life(life: &mut watch::Receiver<Life>, grace: Duration) -> Outcome {
-    if life.wait_for(|life| *life != Life::Current).await.is_err() {
-        return Outcome::Revoked;
-    }
-    if *life.borrow() == Life::Superseded {
+    let reached = life.wait_for(|life| *life != Life::Current).await.map(|life| *life);
+    if let Ok(Life::Superseded) = reached {
         let revoked = life.wait_for(|life| *life == Life::Revoked);
         if timeout(grace, revoked).await.is_err() {
             return Outcome::Rotated;

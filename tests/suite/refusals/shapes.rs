@@ -228,13 +228,24 @@ async fn ambiguous_bodies_are_refused() {
     }
     let encoded = Message::post("github", LIST).header("Content-Encoding", "gzip").bytes("127.0.0.1");
     assert_refusal(&sidecar, &encoded, rpc("bad_json_rpc", "7")).await;
-    let nested = format!(
-        r#"{{"jsonrpc":"2.0","id":7,"method":"x","params":{{"a":{}{}}}}}"#,
-        "[".repeat(100_000),
-        "]".repeat(100_000)
-    );
-    assert_refusal(&sidecar, &Message::post("github", nested).bytes("127.0.0.1"), refusal).await;
     capture.assert_untouched();
+}
+
+/// A body nested a hundred thousand deep costs nobody their stack: it passes or is refused, and the
+/// next call is served.
+#[tokio::test]
+async fn deep_nesting_is_survived() {
+    let (_capture, sidecar) = scene().await;
+    let arrays = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let objects = format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
+    for nest in [arrays, objects] {
+        for place in ["params", "x", "result", "id", "method"] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"tools/list","{place}":{nest}}}"#);
+            let response = sidecar.post("github", body).await;
+            assert!(matches!(response.reason(), None | Some("bad_json_rpc")), "{place}: {}", response.text());
+            sidecar.post("github", LIST).await.assert_ok();
+        }
+    }
 }
 
 /// OAuth discovery would start a login that the agent must not have: 404 from here (attack 28).
