@@ -8,6 +8,7 @@ pub mod address;
 pub mod binding;
 pub mod chunked;
 pub mod decide;
+pub mod mask;
 pub mod mcp;
 pub mod message;
 pub mod name;

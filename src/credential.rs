@@ -15,6 +15,7 @@ use http::{HeaderName, HeaderValue};
 use tokio::sync::watch;
 
 use crate::core::decide::Refusal;
+use crate::core::mask::Mask;
 use crate::core::name::BindingId;
 use crate::core::reason::Reason;
 use crate::core::routes::{Route, Routes};
@@ -47,6 +48,8 @@ pub struct Credential {
     pub secret: String,
     /// The Secret's version as its source tells it, for the log.
     pub version: String,
+    /// Finds the value in what the upstream sends back.
+    pub mask: Mask,
     /// A CA bundle for the server, PEM.
     pub ca_bundle: Option<Arc<[u8]>>,
     changed: SystemTime,

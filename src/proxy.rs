@@ -34,6 +34,7 @@ use crate::runtime::drain::Drain;
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::exchange::Telemetry;
 use dial::DialSettings;
+use respond::Responder;
 use upstream::Upstreams;
 
 /// The data plane's settings.
@@ -49,6 +50,8 @@ pub struct ProxySettings {
     pub times: Times,
     /// How upstreams are reached.
     pub dial: DialSettings,
+    /// Whether a refusal that would be 403 carries its JSON-RPC error in a 200.
+    pub forbidden_is_ok: bool,
 }
 
 /// Bounds on what the agent may make us hold.
@@ -86,6 +89,7 @@ struct Shared {
     telemetry: Arc<Telemetry>,
     drain: Drain,
     budget: Arc<Semaphore>,
+    respond: Responder,
 }
 
 /// A data plane with its socket bound; dropping it closes the listener.
@@ -113,6 +117,7 @@ pub async fn bind(
     let shared = Arc::new(Shared {
         sessions: Mutex::new(Sessions::new(settings.limits.sessions)),
         budget: Arc::new(Semaphore::new(settings.limits.body_budget)),
+        respond: Responder { forbidden_is_ok: settings.forbidden_is_ok },
         settings,
         credentials,
         upstreams,

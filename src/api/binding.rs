@@ -25,6 +25,7 @@ const SPEC: Fields = &[
     ("passHeaders", Shape::Texts),
     ("passCookies", Shape::Texts),
     ("allowBatch", Shape::Bool),
+    ("allowCompressed", Shape::Bool),
 ];
 const SERVER: Fields = &[
     ("name", Shape::Text),
@@ -76,6 +77,7 @@ struct Spec {
     pass_headers: Option<Vec<String>>,
     pass_cookies: Option<Vec<String>>,
     allow_batch: Option<bool>,
+    allow_compressed: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -228,6 +230,7 @@ impl Faults {
             pass_headers,
             pass_cookies,
             allow_batch,
+            allow_compressed: spec.allow_compressed.unwrap_or(false),
         })
     }
 

@@ -46,6 +46,7 @@ pub const FIELDS: Fields = &[
     ("connectTimeout", Shape::Text),
     ("headTimeout", Shape::Text),
     ("shutdownGrace", Shape::Text),
+    ("refusalStatus", Shape::Number),
     (
         "limits",
         Shape::Map(&[
@@ -73,6 +74,7 @@ struct Raw {
     connect_timeout: Option<String>,
     head_timeout: Option<String>,
     shutdown_grace: Option<String>,
+    refusal_status: Option<u64>,
     limits: RawLimits,
     log: RawLog,
 }
@@ -188,10 +190,14 @@ impl Reader<'_> {
         let dial = self.dial(&raw);
         let shutdown_grace = self.duration("shutdownGrace", raw.shutdown_grace.as_deref(), Duration::from_secs(25));
         let log = self.log(&raw.log);
+        let forbidden_is_ok = raw.refusal_status == Some(200);
+        if !matches!(raw.refusal_status, None | Some(200 | 403)) {
+            self.push("refusalStatus", "403, or 200 for agents with the Python SDK 1.x");
+        }
         let caller = caller?;
         Some(SidecarSettings {
             source: WatchSettings { directory: directory?, caller: caller.key.clone() },
-            proxy: ProxySettings { port, caller: caller.key.clone(), limits, times, dial },
+            proxy: ProxySettings { port, caller: caller.key.clone(), limits, times, dial, forbidden_is_ok },
             admin,
             public: raw.public.directory.map(|directory| self.base.join(directory)),
             shutdown_grace,

@@ -27,6 +27,8 @@ pub struct Binding {
     pub pass_cookies: Vec<String>,
     /// Whether JSON-RPC arrays pass (MCP 2025-03-26 only).
     pub allow_batch: bool,
+    /// Whether a compressed answer passes, although the mask cannot look into it.
+    pub allow_compressed: bool,
 }
 
 /// The upstream side of a binding.

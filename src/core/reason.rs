@@ -134,6 +134,9 @@ reasons! {
     /// The upstream refused the credential.
     UpstreamAuthRejected = "upstream_auth_rejected", 502, -31502, Upstream,
         "the server refused the bound credential; the owner of the Secret has to renew it (the agent cannot)";
+    /// The upstream's body comes compressed, so that an echo of the credential cannot be seen.
+    UnscannableResponse = "unscannable_response", 502, -31502, Upstream,
+        "the server compressed its answer although it was asked not to; allowCompressed in the binding lets it through unmasked";
     /// The upstream did not answer in time.
     UpstreamTimeout = "upstream_timeout", 504, -31504, Upstream,
         "the server did not answer in time (idleTimeout, connectTimeout)";

@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::binding::{Binding, is_forwarded, looks_like_credential};
+use super::mask::Mask;
 use super::routes::below;
 use super::upstream::UpstreamUrl;
 
@@ -97,8 +98,21 @@ fn is_dropped(name: &HeaderName) -> bool {
     NAMES.contains(&name.as_str()) || name == header::LOCATION || name == header::CONTENT_LENGTH
 }
 
-/// The header set of the agent's response. The framing fields are the writer's to add.
-pub fn to_agent(upstream: &HeaderMap, binding: &Binding, request_target: &str) -> HeaderMap {
+/// The header set of the agent's response, and how many values in it were masked. The framing
+/// fields are the writer's to add.
+pub fn to_agent(upstream: &HeaderMap, binding: &Binding, request_target: &str, mask: &Mask) -> (HeaderMap, u64) {
+    let mut headers = passed_on(upstream, binding, request_target);
+    let mut masked = 0;
+    for value in headers.values_mut() {
+        if let Some(clean) = mask.header(value) {
+            *value = clean;
+            masked += 1;
+        }
+    }
+    (headers, masked)
+}
+
+fn passed_on(upstream: &HeaderMap, binding: &Binding, request_target: &str) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len());
     for (name, value) in upstream {
         if !is_dropped(name) {

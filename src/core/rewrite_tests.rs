@@ -36,6 +36,18 @@ fn lines(headers: &HeaderMap) -> Vec<String> {
     lines
 }
 
+fn back(upstream: &HeaderMap, target: &str) -> HeaderMap {
+    to_agent(upstream, &bearer(), target, &Mask::new([b"ours-1234".as_slice()])).0
+}
+
+#[test]
+fn an_echo_in_a_header_is_masked() {
+    let upstream = map(&[("X-Debug", "got Bearer ours-1234."), ("Location", "/mcp/ours-1234")]);
+    let (headers, masked) = to_agent(&upstream, &bearer(), "/mcp", &Mask::new([b"ours-1234".as_slice()]));
+    assert_eq!(lines(&headers), ["location: /srv/*********", "x-debug: got Bearer *********."]);
+    assert_eq!(masked, 2);
+}
+
 #[test]
 fn only_named_headers_go_out() {
     let agent = map(&[
@@ -118,7 +130,7 @@ fn what_comes_back_cannot_steer_the_agent() {
         ("X-Accel-Buffering", "no"),
     ]);
     assert_eq!(
-        lines(&to_agent(&upstream, &bearer(), "/mcp")),
+        lines(&back(&upstream, "/mcp")),
         ["content-type: application/json", "mcp-session-id: s", "set-cookie: lb=2; Path=/srv", "x-accel-buffering: no",]
     );
 }
@@ -141,7 +153,7 @@ fn locations_stay_at_the_endpoint_or_lose_their_secrets() {
         ("https://h.example/mcp/../x", None),
     ];
     for (location, expected) in rows {
-        let headers = to_agent(&map(&[("Location", location)]), &bearer(), "/mcp/sub/here?q");
+        let headers = back(&map(&[("Location", location)]), "/mcp/sub/here?q");
         assert_eq!(headers.get("location").map(|l| l.to_str().unwrap()), expected, "{location}");
     }
 }

@@ -181,6 +181,7 @@ mod tests {
             pass_headers: Vec::new(),
             pass_cookies: Vec::new(),
             allow_batch: false,
+            allow_compressed: false,
         };
         Route { binding: Arc::new(binding), revision: 1 }
     }

@@ -13,6 +13,7 @@ use super::source::{Entry, Missing, Snapshot, Value};
 use super::{Credential, Life, Slot, View};
 use crate::core::binding::{Binding, Material};
 use crate::core::decide::Refusal;
+use crate::core::mask::Mask;
 use crate::core::name::{BindingId, ServerName};
 use crate::core::reason::Reason;
 use crate::core::routes::{Conflict, Route, Routes};
@@ -166,6 +167,7 @@ fn build(entry: &Entry, generation: u64, now: SystemTime) -> Result<Credential, 
     Ok(Credential {
         header: entry.binding.credential.header.clone(),
         value: header,
+        mask: mask_for(&entry.binding, value),
         generation,
         secret: entry.binding.credential.secret_name().to_string(),
         version: value.version.clone(),
@@ -210,7 +212,20 @@ fn header_for(binding: &Binding, value: &Value) -> Option<HeaderValue> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place where a header is built from a secret")]
+/// What must not come back: the token itself, or of `Basic` the password and the encoded pair.
+fn mask_for(binding: &Binding, value: &Value) -> Mask {
+    let text = exposed(&value.secret);
+    match &binding.credential.material {
+        Material::Token { .. } => Mask::new([text]),
+        Material::Basic { .. } => {
+            let password = text.iter().position(|b| *b == b':').and_then(|colon| text.get(colon + 1..));
+            let pair = zeroize::Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(text));
+            Mask::new([password.unwrap_or(text), pair.as_bytes()])
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads a secret: for its header and its mask")]
 fn exposed(secret: &SecretValue) -> &[u8] {
     secret.expose()
 }

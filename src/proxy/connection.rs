@@ -13,7 +13,6 @@ use super::handler::{Answer, Handled, handle};
 use super::inbound::{Inbound, ReadFault};
 use super::outbound::Outbound;
 use super::relay::Next;
-use super::respond;
 use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
 use crate::core::request::{Framing, Head};
@@ -71,14 +70,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
         if let Ok(head) = self.inbound.head(limits, second, second).await {
             let exchange = Exchange::begin(&self.shared.telemetry, head.method.as_str());
             let refusal = Refusal::because(Reason::Overloaded, "limits.connections are in use");
-            self.last_answer(respond::refuse(exchange, &refusal, None)).await;
+            self.last_answer(self.shared.respond.refuse(exchange, &refusal, None)).await;
         }
     }
 
     /// A head that cannot be trusted: what follows it cannot be told apart, so it is the last.
     async fn refuse_head(&mut self, refusal: &Refusal) {
         let exchange = Exchange::begin(&self.shared.telemetry, "?");
-        self.last_answer(respond::refuse(exchange, refusal, None)).await;
+        self.last_answer(self.shared.respond.refuse(exchange, refusal, None)).await;
     }
 
     async fn last_answer(&mut self, response: http::Response<bytes::Bytes>) {

@@ -1,10 +1,10 @@
 //! One request: decide, lease, send, hand back. The product on one screen.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Response, StatusCode};
 
 use super::Shared;
@@ -12,14 +12,15 @@ use super::relay::Relay;
 use super::respond;
 use super::upstream::{Incomer, Outgoing};
 use crate::core::decide::{Ask, Decision, Plan, Refusal, decide};
+use crate::core::mask::Masker;
 use crate::core::mcp;
 use crate::core::message::{self, Body, BodyFault, Kind, Message};
 use crate::core::reason::Reason;
 use crate::core::request::Head;
 use crate::core::rewrite::{self, Placement};
-use crate::core::session::SessionDigest;
-use crate::credential::Lease;
-use crate::runtime::drain::Busy;
+use crate::core::session::{SessionDigest, Sessions};
+use crate::credential::{Lease, Life};
+use crate::runtime::drain::{Busy, Phase};
 use crate::telemetry::exchange::Exchange;
 
 /// What goes back to the agent.
@@ -45,7 +46,7 @@ pub(super) async fn handle(shared: &Arc<Shared>, head: &Head, body: Result<Bytes
     let body = match body {
         Ok(body) => body,
         Err(refusal) => {
-            return Handled { answer: Answer::Whole(respond::refuse(exchange, &refusal, None)), _busy: busy };
+            return Handled { answer: Answer::Whole(shared.respond.refuse(exchange, &refusal, None)), _busy: busy };
         }
     };
     exchange.received(body.len());
@@ -55,13 +56,13 @@ pub(super) async fn handle(shared: &Arc<Shared>, head: &Head, body: Result<Bytes
         exchange.message(message.method.as_deref(), message.params.name.as_deref(), message.id);
     }
     let request_id = single.filter(|message| message.kind == Some(Kind::Request)).and_then(|message| message.id);
+    let request = Request { shared, head, read: read.as_ref(), session, body: &body, id: request_id };
     let outcome = match &busy {
         None => Err((exchange, Refusal::new(Reason::Draining))),
-        Some(_) => answer(shared, head, read.as_ref(), session, &body, exchange).await,
+        Some(_) => request.answer(exchange).await,
     };
-    let answer =
-        outcome.unwrap_or_else(|(exchange, refusal)| Answer::Whole(respond::refuse(exchange, &refusal, request_id)));
-    Handled { answer, _busy: busy }
+    let refused = |(exchange, refusal)| Answer::Whole(shared.respond.refuse(exchange, &refusal, request_id));
+    Handled { answer: outcome.unwrap_or_else(refused), _busy: busy }
 }
 
 fn single<'a, 'b>(read: Option<&'a Result<Body<'b>, BodyFault>>) -> Option<&'a Message<'b>> {
@@ -71,94 +72,149 @@ fn single<'a, 'b>(read: Option<&'a Result<Body<'b>, BodyFault>>) -> Option<&'a M
     }
 }
 
-async fn answer(
-    shared: &Arc<Shared>,
-    head: &Head,
-    read: Option<&Result<Body<'_>, BodyFault>>,
+/// One request, read.
+struct Request<'a> {
+    shared: &'a Arc<Shared>,
+    head: &'a Head,
+    read: Option<&'a Result<Body<'a>, BodyFault>>,
     session: Option<SessionDigest>,
-    body: &Bytes,
-    mut exchange: Exchange,
-) -> Result<Answer, (Exchange, Refusal)> {
-    let view = shared.credentials.view();
-    let owner =
-        session.and_then(|session| shared.sessions.lock().unwrap_or_else(PoisonError::into_inner).owner(session));
-    let plan = match decide(&view.routes, &Ask { head, body: read, session_owner: owner.as_ref() }) {
-        Decision::Forward(plan) => plan,
-        Decision::NotFound => return Ok(Answer::Whole(respond::not_found(exchange))),
-        Decision::Refuse(refusal) => return Err((exchange, refusal)),
-    };
-    exchange.server(&plan.route.binding.server.name);
-    let lease = match view.lease(&plan.route) {
-        Ok(lease) => lease,
-        Err(refusal) => return Err((exchange, refusal)),
-    };
-    drop(view);
-    match forward(shared, head, &plan, lease, body, &mut exchange).await {
-        Ok((incomer, lease)) => {
-            remember_session(shared, head, &plan, session, &incomer);
-            Ok(Answer::Relay(Box::new(relay(shared, &plan, incomer, lease, exchange))))
+    body: &'a Bytes,
+    /// The JSON-RPC id, of a request that wants an answer.
+    id: Option<&'a str>,
+}
+
+impl Request<'_> {
+    async fn answer(&self, mut exchange: Exchange) -> Result<Answer, (Exchange, Refusal)> {
+        let view = self.shared.credentials.view();
+        let owner = self.session.and_then(|session| lock(&self.shared.sessions).owner(session));
+        let plan = match decide(&view.routes, &Ask { head: self.head, body: self.read, session_owner: owner.as_ref() })
+        {
+            Decision::Forward(plan) => plan,
+            Decision::NotFound => return Ok(Answer::Whole(respond::not_found(exchange))),
+            Decision::Refuse(refusal) => return Err((exchange, refusal)),
+        };
+        let server = &plan.route.binding.server.name;
+        exchange.server(server);
+        let lease = match view.lease(&plan.route) {
+            Ok(lease) => lease,
+            Err(refusal) => return Err((exchange, refusal)),
+        };
+        drop(view);
+        let (mut life, mut drain) = (lease.life(), self.shared.drain.clone());
+        // A call that waits for its answer ends with its credential, and with the shutdown.
+        let forwarded = tokio::select! {
+            biased;
+            _ = life.wait_for(|life| *life == Life::Revoked) => Err(Refusal::new(Reason::CredentialRevoked)),
+            () = drain.reached(Phase::Closing) => Err(Refusal::new(Reason::Draining)),
+            forwarded = self.forward(&plan, &lease, &mut exchange) => forwarded,
+        };
+        match forwarded {
+            Ok((incomer, lease)) => {
+                self.remember_session(&plan, &incomer);
+                Ok(Answer::Relay(Box::new(self.relay(&plan, incomer, lease, exchange))))
+            }
+            Err(refusal) => Err((exchange, refusal.at(server))),
         }
-        Err(refusal) => Err((exchange, refusal.at(&plan.route.binding.server.name))),
+    }
+
+    /// Sends with the lease; once more if the upstream refuses a credential that has been
+    /// replaced meanwhile. An MCP call is not idempotent, but one that was answered 401 was not
+    /// run.
+    async fn forward(&self, plan: &Plan, lease: &Lease, exchange: &mut Exchange) -> Result<(Incomer, Lease), Refusal> {
+        let binding = &plan.route.binding;
+        if plan.stripped_query || rewrite::carries_token(&self.head.headers, &lease.credential.header) {
+            self.shared.telemetry.metrics.token_stripped(binding.server.name.as_str());
+        }
+        let first = self.send(plan, lease, exchange).await?;
+        if !is_rejection(&first) {
+            return Ok((first, lease.clone()));
+        }
+        let rejected = Refusal::new(Reason::UpstreamAuthRejected);
+        if first.response.status() != StatusCode::UNAUTHORIZED {
+            return Err(rejected);
+        }
+        drop(first);
+        let newer = self.shared.credentials.view().lease(&plan.route).ok();
+        let newer = newer.filter(|newer| newer.credential.generation != lease.credential.generation);
+        let newer = newer.ok_or(rejected.clone())?;
+        let second = self.send(plan, &newer, exchange).await?;
+        if is_rejection(&second) { Err(rejected) } else { Ok((second, newer)) }
+    }
+
+    async fn send(&self, plan: &Plan, lease: &Lease, exchange: &mut Exchange) -> Result<Incomer, Refusal> {
+        let credential = &lease.credential;
+        exchange.credential(&credential.secret, &credential.version, credential.generation);
+        let placement = Placement { header: &credential.header, value: &credential.value };
+        let outgoing = Outgoing {
+            method: self.head.method.clone(),
+            target: plan.target.clone(),
+            headers: rewrite::to_upstream(&self.head.headers, &plan.route.binding, placement),
+            body: self.body.clone(),
+        };
+        exchange.forwarded();
+        let (idle, upstreams) = (self.shared.settings.times.idle, &self.shared.upstreams);
+        let sent = tokio::time::timeout(idle, upstreams.send(&plan.route, lease, outgoing)).await;
+        let incomer = sent.map_err(|_| Refusal::because(Reason::UpstreamTimeout, "idleTimeout"))??;
+        let status = incomer.response.status();
+        if status.is_informational() {
+            return Err(Refusal::because(Reason::UpstreamUnreachable, "the server switched protocols unasked"));
+        }
+        exchange.headers(status.as_u16());
+        if is_compressed(incomer.response.headers()) && !plan.route.binding.allow_compressed {
+            return Err(Refusal::new(Reason::UnscannableResponse));
+        }
+        Ok(incomer)
+    }
+
+    /// Learns whose a session id is; forgets it with a successful DELETE.
+    fn remember_session(&self, plan: &Plan, incomer: &Incomer) {
+        let given = incomer.response.headers().get(mcp::SESSION_ID).map(|id| SessionDigest::of(id.as_bytes()));
+        let deleted = self.head.method == Method::DELETE && incomer.response.status().is_success();
+        let ended = self.session.filter(|_| deleted);
+        if given.is_none() && ended.is_none() {
+            return;
+        }
+        let mut sessions = lock(&self.shared.sessions);
+        if let Some(given) = given {
+            sessions.remember(given, &plan.route.binding.server.name);
+        }
+        if let Some(ended) = ended {
+            sessions.forget(ended);
+        }
+    }
+
+    fn relay(&self, plan: &Plan, incomer: Incomer, lease: Lease, mut exchange: Exchange) -> Relay {
+        let (parts, body) = incomer.response.into_parts();
+        let events = is_event_stream(&parts.headers);
+        if events {
+            exchange.streaming();
+        }
+        let binding = &plan.route.binding;
+        let (headers, masked) = rewrite::to_agent(&parts.headers, binding, &plan.target, &lease.credential.mask);
+        exchange.masked(masked);
+        let times = &self.shared.settings.times;
+        Relay {
+            status: parts.status,
+            masker: (!is_compressed(&parts.headers)).then(Masker::default),
+            headers,
+            body,
+            hold: incomer.hold,
+            events,
+            // A client waits 300 s between two events; cutting earlier would break it.
+            idle: if events { times.idle.max(STREAM_IDLE) } else { times.idle },
+            grace: times.rotation_grace,
+            lease,
+            drain: self.shared.drain.clone(),
+            exchange,
+            server: binding.server.name.clone(),
+            request_id: self.id.map(str::to_owned),
+            respond: self.shared.respond,
+        }
     }
 }
 
-/// Sends with the lease; once more if the upstream refuses a credential that has been replaced
-/// meanwhile. An MCP call is not idempotent, but one that was answered 401 was not run.
-async fn forward(
-    shared: &Arc<Shared>,
-    head: &Head,
-    plan: &Plan,
-    lease: Lease,
-    body: &Bytes,
-    exchange: &mut Exchange,
-) -> Result<(Incomer, Lease), Refusal> {
-    let binding = &plan.route.binding;
-    if plan.stripped_query || rewrite::carries_token(&head.headers, &lease.credential.header) {
-        shared.telemetry.metrics.token_stripped(binding.server.name.as_str());
-    }
-    let first = send(shared, head, plan, &lease, body, exchange).await?;
-    if !is_rejection(&first) {
-        return Ok((first, lease));
-    }
-    let rejected = Refusal::new(Reason::UpstreamAuthRejected);
-    if first.response.status() != StatusCode::UNAUTHORIZED {
-        return Err(rejected);
-    }
-    drop(first);
-    let newer = shared.credentials.view().lease(&plan.route).ok();
-    let newer =
-        newer.filter(|newer| newer.credential.generation != lease.credential.generation).ok_or(rejected.clone())?;
-    let second = send(shared, head, plan, &newer, body, exchange).await?;
-    if is_rejection(&second) { Err(rejected) } else { Ok((second, newer)) }
-}
-
-async fn send(
-    shared: &Arc<Shared>,
-    head: &Head,
-    plan: &Plan,
-    lease: &Lease,
-    body: &Bytes,
-    exchange: &mut Exchange,
-) -> Result<Incomer, Refusal> {
-    let credential = &lease.credential;
-    exchange.credential(&credential.secret, &credential.version, credential.generation);
-    let placement = Placement { header: &credential.header, value: &credential.value };
-    let outgoing = Outgoing {
-        method: head.method.clone(),
-        target: plan.target.clone(),
-        headers: rewrite::to_upstream(&head.headers, &plan.route.binding, placement),
-        body: body.clone(),
-    };
-    exchange.forwarded();
-    let sent =
-        tokio::time::timeout(shared.settings.times.idle, shared.upstreams.send(&plan.route, lease, outgoing)).await;
-    let incomer = sent.map_err(|_| Refusal::because(Reason::UpstreamTimeout, "idleTimeout"))??;
-    let status = incomer.response.status();
-    if status.is_informational() {
-        return Err(Refusal::because(Reason::UpstreamUnreachable, "the server switched protocols unasked"));
-    }
-    exchange.headers(status.as_u16());
-    Ok(incomer)
+fn lock(sessions: &Mutex<Sessions>) -> MutexGuard<'_, Sessions> {
+    sessions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// 401, 407, or any answer with a challenge: an MCP client would begin a login with it.
@@ -168,50 +224,14 @@ fn is_rejection(incomer: &Incomer) -> bool {
         || (!response.status().is_success() && response.headers().contains_key(WWW_AUTHENTICATE))
 }
 
-/// Learns whose a session id is; forgets it with a successful DELETE.
-fn remember_session(shared: &Shared, head: &Head, plan: &Plan, asked: Option<SessionDigest>, incomer: &Incomer) {
-    let given = incomer.response.headers().get(mcp::SESSION_ID).map(|id| SessionDigest::of(id.as_bytes()));
-    let ended = asked.filter(|_| head.method == Method::DELETE && incomer.response.status().is_success());
-    if given.is_none() && ended.is_none() {
-        return;
-    }
-    let mut sessions = shared.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(given) = given {
-        sessions.remember(given, &plan.route.binding.server.name);
-    }
-    if let Some(ended) = ended {
-        sessions.forget(ended);
-    }
-}
-
-fn relay(shared: &Shared, plan: &Plan, incomer: Incomer, lease: Lease, mut exchange: Exchange) -> Relay {
-    let (parts, body) = incomer.response.into_parts();
-    let events = is_event_stream(&parts.headers);
-    if events {
-        exchange.streaming();
-    }
-    let headers = rewrite::to_agent(&parts.headers, &plan.route.binding, &plan.target);
-    let times = &shared.settings.times;
-    // A client waits 300 s between two events; cutting earlier would break it.
-    let idle = if events { times.idle.max(STREAM_IDLE) } else { times.idle };
-    Relay {
-        status: parts.status,
-        headers,
-        body,
-        hold: incomer.hold,
-        events,
-        idle,
-        grace: times.rotation_grace,
-        lease,
-        drain: shared.drain.clone(),
-        exchange,
-    }
-}
-
 /// The Python SDK's read timeout for a stream.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

@@ -100,6 +100,11 @@ impl<W: AsyncWrite + Unpin> Outbound<W> {
         self.writer.write_all_buf(&mut all).await
     }
 
+    /// Forgets what waits: another answer takes its place.
+    pub(super) fn forget(&mut self) {
+        self.buffer.clear();
+    }
+
     /// Puts the end of a chunked body in the buffer.
     pub(super) fn end_chunks(&mut self) {
         self.buffer.extend_from_slice(b"0\r\n\r\n");

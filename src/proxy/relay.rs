@@ -15,7 +15,12 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::outbound::{BodyFrame, Outbound};
+use super::respond::Responder;
 use super::upstream::Hold;
+use crate::core::decide::Refusal;
+use crate::core::mask::Masker;
+use crate::core::name::ServerName;
+use crate::core::reason::Reason;
 use crate::credential::{Lease, Life};
 use crate::runtime::drain::{Drain, Phase};
 use crate::telemetry::exchange::{Exchange, Outcome};
@@ -28,12 +33,18 @@ pub(super) struct Relay {
     pub(super) hold: Hold,
     /// Whether it is an event stream, which may be ended anywhere between two writes.
     pub(super) events: bool,
+    /// `None` where the binding lets a compressed answer pass as it is.
+    pub(super) masker: Option<Masker>,
     pub(super) idle: Duration,
     pub(super) grace: Duration,
     /// Kept to the end: whoever can withdraw the credential must be able to reach this answer.
     pub(super) lease: Lease,
     pub(super) drain: Drain,
     pub(super) exchange: Exchange,
+    /// For an answer that is cut before its first byte: there is still time to say why.
+    pub(super) server: ServerName,
+    pub(super) request_id: Option<String>,
+    pub(super) respond: Responder,
 }
 
 /// Whether the connection can take another request.
@@ -43,34 +54,45 @@ pub(super) enum Next {
     Close,
 }
 
+/// How far the writing is.
+#[derive(Default)]
+struct Progress {
+    /// Something went out.
+    begun: AtomicBool,
+    /// A write is under way.
+    midway: AtomicBool,
+}
+
 /// After the agent has closed, its upstream answer may be at its end already: some clients close
 /// at the last event. Waiting this long for that saves the upstream connection.
 const LAST_WORD: Duration = Duration::from_millis(10);
 
+/// For the last bytes of an answer that is cut.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
 impl Relay {
     /// Streams the answer. `closed` ends when the agent closes its side; `close` asks for the
     /// last answer of the connection.
-    pub(super) async fn run<W>(
+    pub(super) async fn run<W: AsyncWrite + Unpin>(
         mut self,
         out: &mut Outbound<W>,
         method: &Method,
         close: bool,
         closed: impl Future<Output = ()>,
-    ) -> Next
-    where
-        W: AsyncWrite + Unpin,
-    {
+    ) -> Next {
         let frame = self.frame(method);
         out.head(self.status, &self.headers, frame, close);
         let (mut life, mut drain, grace) = (self.lease.life(), self.drain.clone(), self.grace);
-        let midway = AtomicBool::new(false);
+        let progress = Progress::default();
         let outcome = tokio::select! {
             biased;
             outcome = end_of_life(&mut life, grace) => outcome,
             () = drain.reached(Phase::Closing) => Outcome::Drained,
-            outcome = self.pump(out, frame, &midway) => outcome,
+            outcome = self.pump(out, frame, &progress) => outcome,
             () = closed => Outcome::ClientClosed,
         };
+        let masked = self.masker.as_ref().map_or(0, Masker::count);
+        self.exchange.masked(masked);
         match outcome {
             Outcome::Ok => {
                 self.hold.release();
@@ -81,22 +103,39 @@ impl Relay {
                 self.last_word().await;
                 Next::Close
             }
-            // An event stream may end here as it may anywhere: the client connects again and is
-            // told why. Any other body must be seen to be cut.
             cut => {
-                if self.events
-                    && frame == BodyFrame::Chunked
-                    && !midway.load(Ordering::Relaxed)
-                    && cut != Outcome::UpstreamGone
-                {
-                    out.end_chunks();
-                    // The agent may have gone as well.
-                    let _gone = timeout(Duration::from_secs(1), out.flush()).await;
-                }
-                self.exchange.finish(cut);
+                self.cut(out, frame, cut, &progress).await;
                 Next::Close
             }
         }
+    }
+
+    /// Ends early. Before the first byte, the agent is told why. An event stream may end here as
+    /// it may anywhere: the client connects again and is told then. Any other body must be seen
+    /// to be cut.
+    async fn cut<W: AsyncWrite + Unpin>(
+        self,
+        out: &mut Outbound<W>,
+        frame: BodyFrame,
+        cut: Outcome,
+        progress: &Progress,
+    ) {
+        let between_writes = !progress.midway.load(Ordering::Relaxed);
+        if !progress.begun.load(Ordering::Relaxed)
+            && let Some(reason) = reason_for(cut)
+        {
+            let refusal = Refusal::new(reason).at(&self.server);
+            let response = self.respond.refuse(self.exchange, &refusal, self.request_id.as_deref());
+            out.forget();
+            // The agent may have gone as well.
+            let _gone = timeout(LAST_WRITE, out.whole(&response, true, false)).await;
+            return;
+        }
+        if self.events && frame == BodyFrame::Chunked && between_writes && cut != Outcome::UpstreamGone {
+            out.end_chunks();
+            let _gone = timeout(LAST_WRITE, out.flush()).await;
+        }
+        self.exchange.finish(cut);
     }
 
     fn frame(&self, method: &Method) -> BodyFrame {
@@ -106,44 +145,54 @@ impl Relay {
         self.body.size_hint().exact().map_or(BodyFrame::Chunked, BodyFrame::Length)
     }
 
-    /// Moves the body until it ends. `midway` is set while a write is under way.
+    /// Moves the body until it ends.
     async fn pump<W: AsyncWrite + Unpin>(
         &mut self,
         out: &mut Outbound<W>,
         frame: BodyFrame,
-        midway: &AtomicBool,
+        progress: &Progress,
     ) -> Outcome {
+        match self.try_pump(out, frame, progress).await {
+            Ok(()) => Outcome::Ok,
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn try_pump<W: AsyncWrite + Unpin>(
+        &mut self,
+        out: &mut Outbound<W>,
+        frame: BodyFrame,
+        progress: &Progress,
+    ) -> Result<(), Outcome> {
         loop {
             // What is there already goes out in one write with the head; but nothing waits.
             let next = match self.body.frame().now_or_never() {
                 Some(next) => next,
                 None => {
-                    if let Err(outcome) = self.write(midway, out.flush()).await {
-                        return outcome;
-                    }
-                    match timeout(self.idle, self.body.frame()).await {
-                        Ok(next) => next,
-                        Err(_) => return Outcome::Idle,
-                    }
+                    self.write(progress, out.flush()).await?;
+                    timeout(self.idle, self.body.frame()).await.map_err(|_| Outcome::Idle)?
                 }
             };
             let data = match next {
                 None => break,
-                Some(Err(_)) => return Outcome::UpstreamGone,
+                Some(Err(_)) => return Err(Outcome::UpstreamGone),
                 // Trailers are not passed on.
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
-            if let Err(outcome) = self.pass(out, data, frame, midway).await {
-                return outcome;
-            }
+            let data = match &mut self.masker {
+                Some(masker) => masker.pass(&self.lease.credential.mask, data),
+                None => data,
+            };
+            self.pass(out, data, frame, progress).await?;
+        }
+        if let Some(masker) = &mut self.masker {
+            let held = masker.finish(&self.lease.credential.mask);
+            self.pass(out, held, frame, progress).await?;
         }
         if frame == BodyFrame::Chunked {
             out.end_chunks();
         }
-        match self.write(midway, out.flush()).await {
-            Ok(()) => Outcome::Ok,
-            Err(outcome) => outcome,
-        }
+        self.write(progress, out.flush()).await
     }
 
     async fn pass<W: AsyncWrite + Unpin>(
@@ -151,7 +200,7 @@ impl Relay {
         out: &mut Outbound<W>,
         data: Bytes,
         frame: BodyFrame,
-        midway: &AtomicBool,
+        progress: &Progress,
     ) -> Result<(), Outcome> {
         if data.is_empty() {
             return Ok(());
@@ -160,13 +209,14 @@ impl Relay {
         if out.buffer_data(&data, frame) {
             return Ok(());
         }
-        self.write(midway, out.data(data, frame)).await
+        self.write(progress, out.data(data, frame)).await
     }
 
-    async fn write(&self, midway: &AtomicBool, write: impl Future<Output = io::Result<()>>) -> Result<(), Outcome> {
-        midway.store(true, Ordering::Relaxed);
+    async fn write(&self, progress: &Progress, write: impl Future<Output = io::Result<()>>) -> Result<(), Outcome> {
+        progress.begun.store(true, Ordering::Relaxed);
+        progress.midway.store(true, Ordering::Relaxed);
         let written = timeout(self.idle, write).await;
-        midway.store(false, Ordering::Relaxed);
+        progress.midway.store(false, Ordering::Relaxed);
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Outcome::ClientClosed),
@@ -181,6 +231,17 @@ impl Relay {
         } else {
             self.exchange.finish(Outcome::ClientClosed);
         }
+    }
+}
+
+/// What an end before the first byte is called.
+fn reason_for(cut: Outcome) -> Option<Reason> {
+    match cut {
+        Outcome::Revoked | Outcome::Rotated => Some(Reason::CredentialRevoked),
+        Outcome::Drained => Some(Reason::Draining),
+        Outcome::UpstreamGone => Some(Reason::UpstreamUnreachable),
+        Outcome::Idle => Some(Reason::UpstreamTimeout),
+        Outcome::Ok | Outcome::Refused | Outcome::ClientClosed => None,
     }
 }
 

@@ -36,26 +36,43 @@ struct ErrorData<'a> {
     server: Option<&'a str>,
 }
 
-/// Ends the exchange and makes the answer. `id` is the JSON-RPC id as it stands in the body.
-pub(super) fn refuse(mut exchange: Exchange, refusal: &Refusal, id: Option<&str>) -> Response<Bytes> {
-    let id: Option<&RawValue> = id.and_then(|id| serde_json::from_str(id).ok());
-    let message = message(refusal);
-    let (status, kind, body) = match id.and_then(|id| json(refusal, id, &message)) {
-        Some(body) => (refusal.reason.status(), "application/json", body),
-        None => (plain_status(refusal.reason), "text/plain; charset=utf-8", format!("{message}\n").into_bytes()),
-    };
-    exchange.sent(body.len());
-    exchange.refuse(refusal, status.as_u16());
-    let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(REASON_HEADER, HeaderValue::from_static(refusal.reason.as_str()));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+/// How refusals look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Responder {
+    /// `refusalStatus: 200`: what is refused with 403 carries its JSON-RPC error in a 200, for
+    /// clients that tear their session down on any 4xx (Python SDK 1.x).
+    pub(super) forbidden_is_ok: bool,
+}
+
+impl Responder {
+    /// Ends the exchange and makes the answer. `id` is the JSON-RPC id as it stands in the body.
+    pub(super) fn refuse(self, mut exchange: Exchange, refusal: &Refusal, id: Option<&str>) -> Response<Bytes> {
+        let id: Option<&RawValue> = id.and_then(|id| serde_json::from_str(id).ok());
+        let message = message(refusal);
+        let (status, kind, body) = match id.and_then(|id| json(refusal, id, &message)) {
+            Some(body) => (self.status(refusal.reason), "application/json", body),
+            None => (plain_status(refusal.reason), "text/plain; charset=utf-8", format!("{message}\n").into_bytes()),
+        };
+        exchange.sent(body.len());
+        exchange.refuse(refusal, status.as_u16());
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(REASON_HEADER, HeaderValue::from_static(refusal.reason.as_str()));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
-    response
+
+    fn status(self, reason: Reason) -> StatusCode {
+        match reason.status() {
+            StatusCode::FORBIDDEN if self.forbidden_is_ok => StatusCode::OK,
+            status => status,
+        }
+    }
 }
 
 /// 404 for an OAuth path: tells a client that there is nothing to log in to.

@@ -100,6 +100,8 @@ struct Line {
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    masked: Option<u64>,
     bytes_in: u64,
     bytes_out: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,6 +181,14 @@ impl Exchange {
     /// Bytes of the answer's body.
     pub fn sent(&mut self, bytes: usize) {
         self.line.bytes_out += bytes as u64;
+    }
+
+    /// The credential came back this often, and was masked.
+    pub fn masked(&mut self, count: u64) {
+        if count > 0 {
+            self.line.masked = Some(self.line.masked.unwrap_or(0) + count);
+            self.telemetry.metrics.echoes_masked(self.server_label(), count);
+        }
     }
 
     /// The request is complete and goes to the upstream now.

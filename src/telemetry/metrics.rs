@@ -27,6 +27,7 @@ struct Exchanges {
     open_streams: IntGaugeVec,
     refusals: IntCounterVec,
     tokens_stripped: IntCounterVec,
+    echoes_masked: IntCounterVec,
     access_lines_lost: IntCounter,
 }
 
@@ -133,6 +134,11 @@ impl Exchanges {
                 "Requests in which the agent sent a credential of its own, which was dropped",
                 &["server"],
             )?,
+            echoes_masked: m.counter(
+                "postern_echo_masks_total",
+                "Times the credential came back from the upstream and was masked",
+                &["server"],
+            )?,
             access_lines_lost: m.add(IntCounter::new(
                 "postern_access_lines_lost_total",
                 "Access lines lost because standard output was not read in time",
@@ -225,6 +231,11 @@ impl Metrics {
     /// The agent had sent a credential.
     pub fn token_stripped(&self, server: &str) {
         self.exchanges.tokens_stripped.with_label_values(&[server]).inc();
+    }
+
+    /// The upstream sent the credential back this often.
+    pub fn echoes_masked(&self, server: &str, count: u64) {
+        self.exchanges.echoes_masked.with_label_values(&[server]).inc_by(count);
     }
 
     /// The upstream refused ours.

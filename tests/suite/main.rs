@@ -3,6 +3,10 @@
 //! One module per promise. Nothing here is mocked inside the product; the fakes are at the
 //! sockets, and they keep every byte. `POSTERN_EVIDENCE=<dir>` keeps what the sidecars wrote.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has to fail")]
+#![expect(clippy::disallowed_methods, reason = "tests start tasks, read clocks and one variable of their own")]
+#![expect(unreachable_pub, reason = "one binary: pub means that every test may use it")]
+
 mod configs;
 mod drain;
 mod instruments;

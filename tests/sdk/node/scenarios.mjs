@@ -24,7 +24,10 @@ function textOf(result) {
 const call = async (client, name, args = {}) => textOf(await client.callTool({ name, arguments: args }));
 
 const connect = job =>
-  job.connected(async (_, transport) => same(transport.protocolVersion, job.version));
+  job.connected(async (client, transport) => {
+    same(transport.protocolVersion, job.version);
+    same(await call(client, 'echo', { text: 'hello' }), 'hello');
+  });
 
 const list = job =>
   job.connected(async client => {

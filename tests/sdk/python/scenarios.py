@@ -33,6 +33,8 @@ async def call(client: Client, tool: str, **arguments: object) -> str:
 async def connect(job) -> None:
     async with job.connect() as client:
         same(client.protocol_version, job.version)
+        # A client that leaves at once may do so before its `notifications/initialized` is out.
+        same(await call(client, "echo", text="hello"), "hello")
 
 
 async def list_tools(job) -> None:

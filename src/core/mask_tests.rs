@@ -1,0 +1,95 @@
+//! The mask, whole and in pieces.
+
+use super::*;
+use proptest::prelude::*;
+
+const VALUE: &str = "s3cr/t+\"va lue\"=9x";
+
+fn masked(mask: &Mask, text: &[u8], piece: usize) -> (Vec<u8>, u64) {
+    let (mut masker, mut out) = (Masker::default(), Vec::new());
+    for chunk in text.chunks(piece.max(1)) {
+        out.extend_from_slice(&masker.pass(mask, Bytes::copy_from_slice(chunk)));
+    }
+    out.extend_from_slice(&masker.finish(mask));
+    (out, masker.count())
+}
+
+/// Each form by a hand that is not the code's.
+fn forms() -> Vec<String> {
+    let b64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    vec![
+        VALUE.into(),
+        b64(VALUE),
+        b64(&format!("a{VALUE}")),
+        b64(&format!("user:{VALUE}")),
+        b64(&format!("xy{VALUE}z")),
+        base64::engine::general_purpose::URL_SAFE.encode(VALUE),
+        "s3cr%2Ft%2B%22va%20lue%22%3D9x".into(),
+        "s3cr%2ft%2b%22va%20lue%22%3d9x".into(),
+        "s3cr%2Ft%2B%22va+lue%22%3D9x".into(),
+        "s3cr/t+\\\"va lue\\\"=9x".into(),
+        "s3cr\\/t+\\\"va lue\\\"=9x".into(),
+    ]
+}
+
+#[test]
+fn every_form_is_masked_at_every_split() {
+    let mask = Mask::new([VALUE.as_bytes()]);
+    for form in forms() {
+        let text = format!("data: {{\"echo\":\"{form}\"}}\n\n");
+        let (whole, count) = masked(&mask, text.as_bytes(), usize::MAX);
+        assert_eq!((whole.len(), count), (text.len(), 1), "{form}");
+        // Enough of it is gone that the value cannot be had back: at most the edge characters of
+        // a base64 text, which mix with their neighbours, remain.
+        let left = String::from_utf8(whole.clone()).unwrap();
+        assert!(left.matches('*').count() + 12 >= form.len(), "{left}");
+        assert!(!left.contains(&form), "{left}");
+        for piece in 1..text.len() {
+            assert_eq!(masked(&mask, text.as_bytes(), piece), (whole.clone(), 1), "{form} by {piece}");
+        }
+    }
+}
+
+#[test]
+fn a_complete_event_is_never_held() {
+    let mask = Mask::new([VALUE.as_bytes()]);
+    for text in ["data: s3cr\n\n", "data: s\r\n\r\n", ": ping\n\n"] {
+        let mut masker = Masker::default();
+        assert_eq!(masker.pass(&mask, Bytes::from(text)).as_ref(), text.as_bytes());
+    }
+    let mut masker = Masker::default();
+    assert_eq!(masker.pass(&mask, Bytes::from("data: s3cr")).as_ref(), b"data: ");
+    assert_eq!(masker.pass(&mask, Bytes::from("ap\n\n")).as_ref(), b"s3crap\n\n");
+}
+
+#[test]
+fn overlapping_and_repeated_values_are_all_masked() {
+    let mask = Mask::new([b"abab".as_slice()]);
+    for piece in 1..12 {
+        assert_eq!(masked(&mask, b"xabababab-ababy", piece).0, b"x********-****y", "{piece}");
+    }
+    let two = Mask::new([b"user-pass".as_slice(), b"pass-word".as_slice()]);
+    for piece in 1..14 {
+        assert_eq!(masked(&two, b"[user-pass-word]", piece).0, b"[**************]", "{piece}");
+    }
+}
+
+#[test]
+fn headers_are_masked_too() {
+    let mask = Mask::new([b"tok-123456".as_slice()]);
+    let value = HeaderValue::from_static("Bearer tok-123456; x");
+    assert_eq!(mask.header(&value).unwrap(), "Bearer **********; x");
+    assert!(mask.header(&HeaderValue::from_static("Bearer tok-12345")).is_none());
+}
+
+proptest! {
+    /// Whatever the text and wherever it is split, no value comes out, and nothing else changes.
+    #[test]
+    fn no_split_lets_a_value_through(parts in proptest::collection::vec("(abcabd|ab|c|abca|\n)", 0..12), piece in 1usize..9) {
+        let text = parts.concat();
+        let mask = Mask::new([b"abcabd".as_slice()]);
+        let (out, _) = masked(&mask, text.as_bytes(), piece);
+        let expected = text.replace("abcabd", "******");
+        prop_assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}
