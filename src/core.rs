@@ -19,5 +19,6 @@ pub mod rewrite;
 pub mod routes;
 pub mod secret;
 pub mod session;
+pub mod sse;
 pub mod tools;
 pub mod upstream;

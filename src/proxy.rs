@@ -16,6 +16,7 @@ mod connection;
 mod handler;
 mod inbound;
 mod listener;
+mod messages;
 mod outbound;
 mod relay;
 mod respond;
@@ -34,6 +35,7 @@ use crate::runtime::drain::Drain;
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::exchange::Telemetry;
 use dial::DialSettings;
+use messages::Messages;
 use respond::Responder;
 use upstream::Upstreams;
 
@@ -85,6 +87,7 @@ struct Shared {
     settings: ProxySettings,
     credentials: Credentials,
     sessions: Mutex<Sessions>,
+    messages: Messages,
     upstreams: Upstreams,
     telemetry: Arc<Telemetry>,
     drain: Drain,
@@ -115,6 +118,7 @@ pub async fn bind(
     let (endpoint, listeners) = listener::bind(settings.port).await?;
     let upstreams = Upstreams::new(settings.caller.clone(), settings.dial.clone(), Arc::clone(&telemetry))?;
     let shared = Arc::new(Shared {
+        messages: Messages::default(),
         sessions: Mutex::new(Sessions::new(settings.limits.sessions)),
         budget: Arc::new(Semaphore::new(settings.limits.body_budget)),
         respond: Responder { forbidden_is_ok: settings.forbidden_is_ok },

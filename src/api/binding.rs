@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::shape::{Fault, Fields, NO_STDIO, Shape};
 use super::{API_VERSION, KIND};
-use crate::core::binding::{self, Binding, CredentialSpec, Format, Material, Server};
+use crate::core::binding::{self, Binding, CredentialSpec, Format, Material, Server, Transports};
 use crate::core::name::{BindingId, DataKey, DataRef, NameError, Namespace, ObjectName, ServerName, ServiceAccount};
 use crate::core::tools::{Glob, ToolPolicy};
 use crate::core::upstream::{Host, Scheme, UpstreamUrl, UrlFault};
@@ -257,7 +257,7 @@ impl Faults {
                 "an https URL: the credential would travel in clear text; allowPlaintext: true consents to that",
             );
         }
-        self.transports(spec.transports);
+        let transports = self.transports(spec.transports);
         let tls = spec.tls.unwrap_or_default();
         let ca_bundle = tls.ca_bundle.and_then(|bundle| self.ca_bundle(bundle));
         let dns = |name: &str| matches!(Host::parse(name), Some(Host::Name(_)));
@@ -267,27 +267,30 @@ impl Faults {
         Some(Server {
             name: name?,
             url: url?,
+            transports,
             subpaths: spec.subpaths.unwrap_or(false),
             ca_bundle,
             tls_name: tls.server_name.filter(|name| !name.is_empty()).map(|name| name.to_ascii_lowercase()),
         })
     }
 
-    fn transports(&mut self, transports: Option<Vec<String>>) {
-        let Some(transports) = transports else { return };
+    fn transports(&mut self, transports: Option<Vec<String>>) -> Transports {
+        let mut found = Transports { streamable_http: transports.is_none(), sse: false };
         let known = |name: &str| match name {
-            "StreamableHTTP" | "SSE" => Ok(name == "StreamableHTTP"),
+            "StreamableHTTP" => Ok(true),
+            "SSE" => Ok(false),
             other if other.eq_ignore_ascii_case("stdio") => Err(NO_STDIO),
             _ => Err("StreamableHTTP or SSE"),
         };
-        let before = self.0.len();
-        let streamable = self.each("spec.server.transports", Some(transports), known);
-        if self.0.len() == before && !streamable.contains(&true) {
-            self.push(
-                "spec.server.transports",
-                "StreamableHTTP among them; servers that speak only the SSE of 2024-11-05 are not served yet",
-            );
+        let given = transports.as_ref().map_or(1, Vec::len);
+        for streamable in self.each("spec.server.transports", transports, known) {
+            found.streamable_http |= streamable;
+            found.sse |= !streamable;
         }
+        if given == 0 {
+            self.push("spec.server.transports", "at least one of StreamableHTTP and SSE");
+        }
+        found
     }
 
     fn ca_bundle(&mut self, bundle: CaBundle) -> Option<DataRef> {

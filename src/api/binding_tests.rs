@@ -59,7 +59,7 @@ fn each_bad_field_is_named() {
         (server, "{name: a, url: https://h/, command: npx}", "spec.server.command"),
         (server, "{name: a, url: https://h/, transport: stdio}", "spec.server.transport"),
         (server, "{name: a, url: https://h/, transports: [stdio]}", "spec.server.transports[0]"),
-        (server, "{name: a, url: https://h/, transports: [SSE]}", "spec.server.transports"),
+        (server, "{name: a, url: https://h/, transports: []}", "spec.server.transports"),
         (server, "{name: a, url: https://h/, transports: [WebSocket]}", "spec.server.transports[0]"),
         (server, "{name: a, url: https://h/, tls: {serverName: 'a b'}}", "spec.server.tls.serverName"),
         (

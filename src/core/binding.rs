@@ -38,12 +38,23 @@ pub struct Server {
     pub name: ServerName,
     /// Where it is.
     pub url: UpstreamUrl,
+    /// What it speaks.
+    pub transports: Transports,
     /// Whether paths below the url's are covered too.
     pub subpaths: bool,
     /// A CA bundle that replaces the system's roots for this server.
     pub ca_bundle: Option<DataRef>,
     /// The name asked for and verified in TLS, where it differs from the url's host.
     pub tls_name: Option<String>,
+}
+
+/// The transports of a server; at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transports {
+    /// Streamable HTTP, of 2025-03-26 and later.
+    pub streamable_http: bool,
+    /// HTTP+SSE, of 2024-11-05.
+    pub sse: bool,
 }
 
 /// How the credential is built from its Secret and where it goes.

@@ -14,6 +14,7 @@ use super::reason::Reason;
 use super::request::{Framing, Head, HeadFault};
 use super::rewrite;
 use super::routes::{Lookup, Route, Routes};
+use super::sse;
 use super::upstream::{Host, split_authority};
 
 /// What is asked.
@@ -23,6 +24,8 @@ pub struct Ask<'a> {
     pub head: &'a Head,
     /// The body of a POST, read.
     pub body: Option<&'a Result<Body<'a>, BodyFault>>,
+    /// The upstream target of the open stream that the path names (`/<server>/.sse/<opaque>`).
+    pub stream_target: Option<&'a str>,
     /// The server that gave out the session id in the head, if remembered.
     pub session_owner: Option<&'a ServerName>,
 }
@@ -114,13 +117,17 @@ fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
         Lookup::Unknown => return Err(unbound(routes)),
     };
     let binding = &route.binding;
-    let path = upstream_path(binding, rest).ok_or_else(|| Refusal::new(Reason::PathOutsideBinding).at(&name))?;
+    let own = own_target(ask, binding, rest).map_err(|refusal| refusal.at(&name))?;
     only_mcp(head).and_then(|()| body_rules(ask, binding)).map_err(|refusal| refusal.at(&name))?;
     if ask.session_owner.is_some_and(|owner| *owner != name) {
         return Err(Refusal::new(Reason::SessionForeign).at(&name));
     }
     let (query, stripped_query) = rewrite::query(head.target.query.as_deref());
-    let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    let target = match own {
+        // Named by the upstream itself, its query included.
+        Own::Stream(target) => target.to_owned(),
+        Own::Path(path) => query.map_or(path.clone(), |query| format!("{path}?{query}")),
+    };
     Ok(Some(Plan { route: Arc::clone(&route), target, stripped_query }))
 }
 
@@ -171,6 +178,22 @@ fn is_discovery(segment: &str, rest: &str) -> bool {
         "register" | "token" | "authorize" => rest.is_empty() || rest == "/",
         _ => rest.split_once("/.well-known/").is_some_and(|(_, path)| well_known(path)),
     }
+}
+
+enum Own<'a> {
+    Path(String),
+    Stream(&'a str),
+}
+
+fn own_target<'a>(ask: &Ask<'a>, binding: &Binding, rest: &str) -> Result<Own<'a>, Refusal> {
+    if binding.server.transports.sse && rest.trim_start_matches('/').starts_with(sse::SEGMENT) {
+        let closed = || Refusal::because(Reason::SessionForeign, "that event stream is not open");
+        return match ask.head.method {
+            Method::POST => ask.stream_target.map(Own::Stream).ok_or_else(closed),
+            _ => Err(Refusal::new(Reason::NotMcp)),
+        };
+    }
+    upstream_path(binding, rest).map(Own::Path).ok_or_else(|| Refusal::new(Reason::PathOutsideBinding))
 }
 
 fn upstream_path(binding: &Binding, rest: &str) -> Option<String> {

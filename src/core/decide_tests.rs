@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::super::message;
 use super::super::request;
 use super::super::routes::Route;
+use super::super::sse;
 use super::*;
 use crate::api::document::read_bindings;
 
@@ -26,6 +27,14 @@ spec:
   server: {name: below, url: https://i.example/api, subpaths: true}
   credential: {type: Bearer, secretRef: {name: s, key: t}}
   allowBatch: true
+---
+apiVersion: postern.dev/v1alpha1
+kind: CredentialBinding
+metadata: {name: c, namespace: ns}
+spec:
+  serviceAccounts: [sa]
+  server: {name: legacy, url: https://l.example/sse, transports: [SSE]}
+  credential: {type: Bearer, secretRef: {name: s, key: t}}
 ";
 
 fn routes() -> Routes {
@@ -39,7 +48,15 @@ fn outcome(head: &str, body: &str, owner: Option<&str>) -> String {
     let head = request::parse(format!("{}\r\n\r\n", head.replace('\n', "\r\n")).as_bytes()).unwrap();
     let body = (head.method == Method::POST).then(|| message::parse(body.as_bytes()));
     let owner = owner.map(|name| ServerName::parse(name).unwrap());
-    match decide(&routes(), &Ask { head: &head, body: body.as_ref(), session_owner: owner.as_ref() }) {
+    match decide(
+        &routes(),
+        &Ask {
+            head: &head,
+            body: body.as_ref(),
+            session_owner: owner.as_ref(),
+            stream_target: sse::parts(&head.target.path).and_then(|(_, opaque)| (opaque == "open").then_some("/m?s=1")),
+        },
+    ) {
         Decision::Forward(plan) => format!("{} {}", plan.route.binding.server.name, plan.target),
         Decision::NotFound => "not found".into(),
         Decision::Refuse(refusal) => refusal.reason.to_string(),
@@ -65,6 +82,12 @@ fn heads_decide() {
         ("POST /old", "", "credential_revoked"),
         ("POST /", "", "unbound_server"),
         ("POST /EXACT", "", "unbound_server"),
+        ("GET /legacy", "\nAccept: text/event-stream", "legacy /sse"),
+        ("POST /legacy/.sse/open", "", "legacy /m?s=1"),
+        ("POST /legacy/.sse/open?a=b", "", "legacy /m?s=1"),
+        ("POST /legacy/.sse/closed", "", "session_foreign"),
+        ("GET /legacy/.sse/open", "\nAccept: text/event-stream", "not_mcp"),
+        ("POST /exact/.sse/open", "", "path_outside_binding"),
         ("PUT /exact", "", "not_mcp"),
         ("OPTIONS /exact", "", "not_mcp"),
         ("GET /exact", "", "not_mcp"),

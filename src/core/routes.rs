@@ -153,7 +153,7 @@ pub fn overlap(a: &Binding, b: &Binding) -> Option<Overlap> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::binding::{CredentialSpec, Format, Material};
+    use super::super::binding::{CredentialSpec, Format, Material, Transports};
     use super::super::name::{DataKey, DataRef, Namespace, ObjectName};
     use super::super::tools::ToolPolicy;
     use super::*;
@@ -169,6 +169,7 @@ mod tests {
             server: Server {
                 name: ServerName::parse(name).unwrap(),
                 url: UpstreamUrl::parse(url).unwrap(),
+                transports: Transports { streamable_http: true, sse: false },
                 subpaths,
                 ca_bundle: None,
                 tls_name: None,

@@ -87,8 +87,14 @@ impl Request<'_> {
     async fn answer(&self, mut exchange: Exchange) -> Result<Answer, (Exchange, Refusal)> {
         let view = self.shared.credentials.view();
         let owner = self.session.and_then(|session| lock(&self.shared.sessions).owner(session));
-        let plan = match decide(&view.routes, &Ask { head: self.head, body: self.read, session_owner: owner.as_ref() })
-        {
+        let stream_target = self.shared.messages.target(&self.head.target.path);
+        let ask = Ask {
+            head: self.head,
+            body: self.read,
+            stream_target: stream_target.as_deref(),
+            session_owner: owner.as_ref(),
+        };
+        let plan = match decide(&view.routes, &ask) {
             Decision::Forward(plan) => plan,
             Decision::NotFound => return Ok(Answer::Whole(respond::not_found(exchange))),
             Decision::Refuse(refusal) => return Err((exchange, refusal)),
@@ -192,8 +198,10 @@ impl Request<'_> {
         let binding = &plan.route.binding;
         let (headers, masked) = rewrite::to_agent(&parts.headers, binding, &plan.target, &lease.credential.mask);
         exchange.masked(masked);
+        let legacy = events && self.head.method == Method::GET && binding.server.transports.sse;
         let times = &self.shared.settings.times;
         Relay {
+            watch: legacy.then(|| self.shared.messages.watch(&plan.route, &plan.target)),
             status: parts.status,
             masker: (!is_compressed(&parts.headers)).then(Masker::default),
             headers,

@@ -14,6 +14,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::messages::Watch;
 use super::outbound::{BodyFrame, Outbound};
 use super::respond::Responder;
 use super::upstream::Hold;
@@ -35,6 +36,8 @@ pub(super) struct Relay {
     pub(super) events: bool,
     /// `None` where the binding lets a compressed answer pass as it is.
     pub(super) masker: Option<Masker>,
+    /// Rewrites the `endpoint` events of a 2024-11-05 stream.
+    pub(super) watch: Option<Watch>,
     pub(super) idle: Duration,
     pub(super) grace: Duration,
     /// Kept to the end: whoever can withdraw the credential must be able to reach this answer.
@@ -131,7 +134,11 @@ impl Relay {
             let _gone = timeout(LAST_WRITE, out.whole(&response, true, false)).await;
             return;
         }
-        if self.events && frame == BodyFrame::Chunked && between_writes && cut != Outcome::UpstreamGone {
+        if self.events
+            && frame == BodyFrame::Chunked
+            && between_writes
+            && !matches!(cut, Outcome::UpstreamGone | Outcome::BadStream)
+        {
             out.end_chunks();
             let _gone = timeout(LAST_WRITE, out.flush()).await;
         }
@@ -142,7 +149,9 @@ impl Relay {
         if method == Method::HEAD || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return BodyFrame::Empty;
         }
-        self.body.size_hint().exact().map_or(BodyFrame::Chunked, BodyFrame::Length)
+        // A rewritten stream has another length.
+        let length = self.body.size_hint().exact().filter(|_| self.watch.is_none());
+        length.map_or(BodyFrame::Chunked, BodyFrame::Length)
     }
 
     /// Moves the body until it ends.
@@ -183,10 +192,17 @@ impl Relay {
                 Some(masker) => masker.pass(&self.lease.credential.mask, data),
                 None => data,
             };
+            let data = match &mut self.watch {
+                Some(watch) => watch.pass(&data).map(Bytes::from).map_err(|_| Outcome::BadStream)?,
+                None => data,
+            };
             self.pass(out, data, frame, progress).await?;
         }
         if let Some(masker) = &mut self.masker {
-            let held = masker.finish(&self.lease.credential.mask);
+            let mut held = masker.finish(&self.lease.credential.mask);
+            if let Some(watch) = &mut self.watch {
+                held = watch.pass(&held).map(Bytes::from).map_err(|_| Outcome::BadStream)?;
+            }
             self.pass(out, held, frame, progress).await?;
         }
         if frame == BodyFrame::Chunked {
@@ -239,7 +255,7 @@ fn reason_for(cut: Outcome) -> Option<Reason> {
     match cut {
         Outcome::Revoked | Outcome::Rotated => Some(Reason::CredentialRevoked),
         Outcome::Drained => Some(Reason::Draining),
-        Outcome::UpstreamGone => Some(Reason::UpstreamUnreachable),
+        Outcome::UpstreamGone | Outcome::BadStream => Some(Reason::UpstreamUnreachable),
         Outcome::Idle => Some(Reason::UpstreamTimeout),
         Outcome::Ok | Outcome::Refused | Outcome::ClientClosed => None,
     }

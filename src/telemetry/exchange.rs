@@ -58,6 +58,8 @@ pub enum Outcome {
     ClientClosed,
     /// The upstream broke off inside its answer.
     UpstreamGone,
+    /// The upstream's event stream would have led the agent elsewhere, and was ended.
+    BadStream,
     /// Nothing came from the upstream, or could be given to the agent, for too long.
     Idle,
     /// The credential was withdrawn while the answer streamed.
@@ -76,6 +78,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::ClientClosed => "client_closed",
             Self::UpstreamGone => "upstream_gone",
+            Self::BadStream => "bad_stream",
             Self::Idle => "idle",
             Self::Revoked => "revoked",
             Self::Rotated => "rotated",
