@@ -25,7 +25,9 @@ use crate::core::routes::{Route, Routes};
 pub struct View {
     /// What requests are decided by.
     pub routes: Routes,
-    slots: HashMap<BindingId, Slot>,
+    /// By binding and revision: a credential can only be leased for the very form of the binding
+    /// that it was built for.
+    slots: HashMap<(BindingId, u64), Slot>,
 }
 
 /// What there is for a binding.
@@ -86,19 +88,26 @@ impl View {
     /// The credential for a route of this view, or why there is none.
     pub fn lease(&self, route: &Route) -> Result<Lease, Refusal> {
         let server = &route.binding.server.name;
-        match self.slots.get(&route.binding.id) {
+        match self.slot(route) {
             Some(Slot::Usable(credential)) => Ok(Lease { credential: Arc::clone(credential) }),
             Some(Slot::Unusable(refusal)) => Err(refusal.clone().at(server)),
             None => Err(Refusal::new(Reason::NoCredential).at(server)),
         }
     }
 
-    /// Every usable credential with its server's name, for metrics.
-    pub fn credentials(&self) -> impl Iterator<Item = (&str, &Credential)> {
-        self.routes.iter().filter_map(|route| match self.slots.get(&route.binding.id) {
-            Some(Slot::Usable(credential)) => Some((route.binding.server.name.as_str(), &**credential)),
-            _ => None,
+    /// Every server's name with its credential, or why it has none: for metrics and the log.
+    pub fn credentials(&self) -> impl Iterator<Item = (&str, Result<&Credential, &Refusal>)> {
+        self.routes.iter().filter_map(|route| {
+            let state = match self.slot(route)? {
+                Slot::Usable(credential) => Ok(&**credential),
+                Slot::Unusable(refusal) => Err(refusal),
+            };
+            Some((route.binding.server.name.as_str(), state))
         })
+    }
+
+    fn slot(&self, route: &Route) -> Option<&Slot> {
+        self.slots.get(&(route.binding.id.clone(), route.revision))
     }
 }
 

@@ -94,14 +94,15 @@ fn lint(paths: &[PathBuf]) -> u8 {
 }
 
 fn report(path: &Path, loaded: &Loaded) -> u8 {
-    for problem in &loaded.problems {
+    let wrong = loaded.all_problems();
+    for problem in &wrong {
         eprintln!("{problem}");
     }
     let missing = if path.is_dir() { values(path, &loaded.bindings) } else { Vec::new() };
     for problem in &missing {
         eprintln!("{problem}");
     }
-    let (bindings, problems) = (loaded.bindings.len(), loaded.problems.len());
+    let (bindings, problems) = (loaded.bindings.len(), wrong.len());
     println!(
         "{}: {bindings} good bindings, {problems} problems, {} credentials missing or unusable",
         path.display(),
@@ -139,8 +140,9 @@ impl Explain {
     fn run(&self, settings: &SidecarSettings) -> u8 {
         let directory = &settings.source.directory;
         let loaded = file::load_bindings(directory);
-        if !loaded.problems.is_empty() {
-            tell(&loaded.problems);
+        let wrong = loaded.all_problems();
+        if !wrong.is_empty() {
+            tell(&wrong);
             return INVALID;
         }
         let caller = &settings.caller.key;

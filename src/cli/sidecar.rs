@@ -13,6 +13,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{FAILED, INVALID, OK, runtime, tell};
 use crate::api::document::Problem;
 use crate::config::sidecar::{self as config, SidecarSettings};
+use crate::core::decide::Refusal;
+use crate::credential::Credential;
 use crate::credential::cache::Credentials;
 use crate::credential::file::FileWatch;
 use crate::proxy;
@@ -22,7 +24,7 @@ use crate::runtime::task::OwnedTask;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::exchange::Telemetry;
 use crate::telemetry::logs::{self, AccessLog, LogSettings};
-use crate::telemetry::metrics::{CredentialSample, Metrics};
+use crate::telemetry::metrics::{CredentialSample, Metrics, UsableSample};
 
 mod mcp_json;
 
@@ -166,6 +168,7 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
     let running = bound.serve();
     started.store(true, Ordering::Release);
     tracing::info!(endpoint = %endpoint, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
+    source.look_again();
     Ok(Sidecar { endpoint, admin: admin_address, running, drain, _admin: admin, _source: source, telemetry })
 }
 
@@ -183,11 +186,14 @@ impl Sidecar {
 fn samples(credentials: Credentials) -> Arc<dyn Fn() -> Vec<CredentialSample> + Send + Sync> {
     Arc::new(move || {
         let view = credentials.view();
-        let sample = |(server, credential): (&str, &crate::credential::Credential)| CredentialSample {
-            server: server.to_owned(),
+        let usable = |credential: &Credential| UsableSample {
             generation: credential.generation,
             age: clock::wall().duration_since(credential.changed()).unwrap_or_default().as_secs_f64(),
             lag: credential.lag(),
+        };
+        let sample = |(server, state): (&str, Result<&Credential, &Refusal>)| CredentialSample {
+            server: server.to_owned(),
+            usable: state.ok().map(usable),
         };
         view.credentials().map(sample).collect()
     })

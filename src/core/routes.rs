@@ -49,6 +49,8 @@ pub struct Conflict {
 /// What two bindings share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overlap {
+    /// The object's own name: one of the two must be a copy.
+    Object,
     /// `server.name`.
     Name,
     /// `server.url`, or one lies below the other, which has `subpaths`.
@@ -59,6 +61,7 @@ impl Overlap {
     /// The field that shows it.
     pub const fn path(self) -> &'static str {
         match self {
+            Self::Object => "metadata.name",
             Self::Name => "spec.server.name",
             Self::Url => "spec.server.url",
         }
@@ -68,7 +71,11 @@ impl Overlap {
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let over = self.over.path();
-        write!(f, "binding {} has the same {over} as {}, which is older and wins", self.loser, self.winner)
+        write!(
+            f,
+            "binding {} is not served: {} has the same {over} (or covers it) and was first",
+            self.loser, self.winner
+        )
     }
 }
 
@@ -143,8 +150,10 @@ pub fn below<'a>(base: &str, path: &'a str) -> Option<&'a str> {
 
 /// What two bindings of one caller share, if they cannot both be served.
 pub fn overlap(a: &Binding, b: &Binding) -> Option<Overlap> {
-    let (a, b) = (&a.server, &b.server);
-    if a.name == b.name {
+    let (a_id, b_id, a, b) = (&a.id, &b.id, &a.server, &b.server);
+    if a_id == b_id {
+        Some(Overlap::Object)
+    } else if a.name == b.name {
         Some(Overlap::Name)
     } else {
         (covers(a, &b.url) || covers(b, &a.url)).then_some(Overlap::Url)
@@ -160,7 +169,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn route(name: &str, url: &str, subpaths: bool) -> Route {
-        let object = ObjectName::parse(&format!("b-{name}")).unwrap();
+        let object = ObjectName::parse(&format!("b-{name}-{}", url.as_bytes()[8])).unwrap();
         let secret = DataRef { name: object.clone(), key: DataKey::parse("token").unwrap() };
         let format = Format::parse("Bearer {token}").unwrap();
         let binding = Binding {

@@ -16,7 +16,7 @@ use crate::core::decide::Refusal;
 use crate::core::mask::Mask;
 use crate::core::name::{BindingId, ServerName};
 use crate::core::reason::Reason;
-use crate::core::routes::{Conflict, Route, Routes};
+use crate::core::routes::{Conflict, Overlap, Route, Routes};
 use crate::core::secret::{SecretValue, header_value};
 use crate::tls::client::parse_bundle;
 
@@ -87,24 +87,44 @@ impl Cache {
     /// Puts a snapshot in force: from the next request on, nothing of the former one is used.
     /// `now` is the time of day. Returns the bindings that lost to another.
     pub fn apply(&mut self, snapshot: Snapshot, now: SystemTime) -> Vec<Conflict> {
+        let (entries, mut conflicts) = self.single_out(snapshot.entries);
         let mut before = std::mem::take(&mut self.known);
         let (mut routes, mut slots) = (Vec::new(), HashMap::new());
-        let mut order = snapshot.entries;
+        let mut order = entries;
         // Whoever is served already is the older one.
         order.sort_by_key(|entry| before.get(&entry.binding.id).map_or(u64::MAX, |known| known.revision));
         for entry in order {
             let id = entry.binding.id.clone();
             let (known, slot) = self.admit(before.remove(&id), entry, now);
             routes.push(Route { binding: Arc::clone(&known.entry.binding), revision: known.revision });
-            slots.insert(id.clone(), slot);
+            slots.insert((id.clone(), known.revision), slot);
             self.known.insert(id, known);
         }
         let gone = self.gone(&before);
-        let (routes, conflicts) = Routes::build(routes, gone);
+        let (routes, overlaps) = Routes::build(routes, gone);
+        conflicts.extend(overlaps);
         self.readers.0.store(Arc::new(View { routes, slots }));
         // Only now: a stream that ends must not find the old view when it comes back.
         self.withdrawn.drain(..).chain(before.into_values()).for_each(|known| known.revoke());
         conflicts
+    }
+
+    /// Leaves one entry for each binding: the one in force, or the first. Two with one name would
+    /// give one server the other's credential.
+    pub fn single_out(&self, entries: Vec<Entry>) -> (Vec<Entry>, Vec<Conflict>) {
+        let in_force =
+            |entry: &Entry| self.known.get(&entry.binding.id).is_some_and(|known| known.entry.binding == entry.binding);
+        let (first, second): (Vec<_>, Vec<_>) = entries.into_iter().partition(in_force);
+        let (mut single, mut conflicts, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        for entry in first.into_iter().chain(second) {
+            let id = entry.binding.id.clone();
+            if seen.insert(id.clone()) {
+                single.push(entry);
+            } else {
+                conflicts.push(Conflict { loser: id.clone(), winner: id, over: Overlap::Object });
+            }
+        }
+        (single, conflicts)
     }
 
     fn gone(&self, withdrawn: &HashMap<BindingId, Known>) -> HashSet<ServerName> {

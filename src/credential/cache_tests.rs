@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::document::read_bindings;
+use crate::core::binding::Server;
 use crate::credential::Lease;
 
 fn binding(name: &str, url: &str) -> Arc<Binding> {
@@ -105,6 +106,21 @@ fn whoever_is_served_wins_a_conflict() {
     assert_eq!(conflicts.first().map(|c| c.loser.name.to_string()).as_deref(), Some("a"));
     assert!(rig.lease("b").is_ok());
     assert_eq!(rig.lease("a").err(), Some(Reason::UnboundServer));
+}
+
+/// A copy of a document with another server must not give the first one its credential.
+#[test]
+fn a_second_binding_of_the_same_name_changes_nothing() {
+    let (mut rig, a) = (Rig(Cache::default()), binding("a", "https://h/"));
+    let copy = Binding { server: Server { name: ServerName::parse("b").unwrap(), ..a.server.clone() }, ..(*a).clone() };
+    let copy = Arc::new(copy);
+    rig.apply(vec![entry(&a, Some("one"))]);
+    for order in [[(&copy, "two"), (&a, "one")], [(&a, "one"), (&copy, "two")]] {
+        let conflicts = rig.apply(order.into_iter().map(|(binding, value)| entry(binding, Some(value))).collect());
+        assert_eq!(conflicts.first().map(|conflict| conflict.over), Some(Overlap::Object));
+        assert_eq!(rig.lease("a").unwrap().credential.value.as_bytes(), b"Bearer one");
+        assert_eq!(rig.lease("b").err(), Some(Reason::UnboundServer));
+    }
 }
 
 #[test]

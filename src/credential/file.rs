@@ -35,6 +35,16 @@ pub struct Loaded {
     pub bindings: Vec<Located>,
     /// What is wrong with the rest.
     pub problems: Vec<Problem>,
+    /// Which of the good ones cannot be served together. In files the order of creation is
+    /// unknown: at start neither wins, later the one that is served already does.
+    pub clashes: Vec<Problem>,
+}
+
+impl Loaded {
+    /// Everything that is wrong.
+    pub fn all_problems(&self) -> Vec<Problem> {
+        self.problems.iter().chain(&self.clashes).cloned().collect()
+    }
 }
 
 /// Reads every binding document directly below `directory`.
@@ -44,7 +54,7 @@ pub fn load_bindings(directory: &Path) -> Loaded {
         Ok(files) => files.iter().for_each(|file| load_file(file, &mut loaded)),
         Err(error) => loaded.problems.push(unreadable(directory, "a readable directory", &error)),
     }
-    loaded.problems.extend(clashes(&loaded.bindings));
+    loaded.clashes = clashes(&loaded.bindings);
     loaded
 }
 
@@ -80,22 +90,17 @@ fn document_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files.into_iter().collect())
 }
 
-/// Bindings that give one service account the same server twice. In files the order of creation
-/// is unknown, so that neither can be said to win.
+/// Bindings that give one service account the same server twice, or have one name.
 fn clashes(bindings: &[Located]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (at, later) in bindings.iter().enumerate() {
         for earlier in bindings.iter().take(at) {
             let (a, b) = (&earlier.binding, &later.binding);
             let shared = a.service_accounts.iter().any(|account| b.service_accounts.contains(account));
-            if a.id == b.id {
-                problems.push(later.problem(
-                    "metadata.name",
-                    format!("a name of its own; {}:{} has the same", earlier.file, earlier.line),
-                ));
-            } else if let Some(over) = overlap(a, b).filter(|_| shared && a.id.namespace == b.id.namespace) {
+            let meet = a.id == b.id || (shared && a.id.namespace == b.id.namespace);
+            if let Some(over) = overlap(a, b).filter(|_| meet) {
                 let expected = format!(
-                    "a server that {} ({}:{}) does not already give to the same service account",
+                    "something that binding {} ({}:{}) does not have already for the same service account",
                     a.id, earlier.file, earlier.line
                 );
                 problems.push(later.problem(over.path(), expected));

@@ -34,6 +34,7 @@ struct Exchanges {
 #[derive(Debug)]
 struct Credentials {
     auth_rejections: IntCounterVec,
+    usable: IntGaugeVec,
     age: GaugeVec,
     generation: IntGaugeVec,
     rotation_lag: GaugeVec,
@@ -52,6 +53,13 @@ struct Connections {
 pub struct CredentialSample {
     /// The server it belongs to.
     pub server: String,
+    /// The credential, if there is a usable one.
+    pub usable: Option<UsableSample>,
+}
+
+/// A usable credential at the moment of a scrape.
+#[derive(Debug)]
+pub struct UsableSample {
     /// Its generation.
     pub generation: u64,
     /// Seconds since its value last changed.
@@ -153,6 +161,11 @@ impl Credentials {
             auth_rejections: m.counter(
                 "postern_upstream_auth_rejections_total",
                 "Answers with which the upstream refused the bound credential",
+                &["server"],
+            )?,
+            usable: m.gauge(
+                "postern_credential_usable",
+                "1 where the binding has a usable credential, 0 where calls are refused for want of one",
                 &["server"],
             )?,
             age: m.float(
@@ -270,17 +283,18 @@ impl Metrics {
 
     /// The exposition text (version 0.0.4), with the credentials as they are now.
     pub fn expose(&self, credentials: &[CredentialSample]) -> Result<Vec<u8>, MetricsError> {
+        self.credentials.usable.reset();
         self.credentials.age.reset();
         self.credentials.generation.reset();
         self.credentials.rotation_lag.reset();
         for sample in credentials {
             let label = [sample.server.as_str()];
-            self.credentials.age.with_label_values(&label).set(sample.age);
-            self.credentials
-                .generation
-                .with_label_values(&label)
-                .set(i64::try_from(sample.generation).unwrap_or(i64::MAX));
-            if let Some(lag) = sample.lag {
+            self.credentials.usable.with_label_values(&label).set(i64::from(sample.usable.is_some()));
+            let Some(usable) = &sample.usable else { continue };
+            self.credentials.age.with_label_values(&label).set(usable.age);
+            let generation = i64::try_from(usable.generation).unwrap_or(i64::MAX);
+            self.credentials.generation.with_label_values(&label).set(generation);
+            if let Some(lag) = usable.lag {
                 self.credentials.rotation_lag.with_label_values(&label).set(lag);
             }
         }

@@ -14,6 +14,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use super::{Loaded, load_bindings, snapshot};
 use crate::api::document::Problem;
 use crate::core::name::{BindingId, CallerKey};
+use crate::core::routes::Conflict;
 use crate::core::secret::SecretFault;
 use crate::credential::cache::{Cache, Credentials};
 use crate::credential::source::{Entry, Missing, Snapshot};
@@ -59,14 +60,23 @@ impl FileWatch {
         let mut watcher = Watcher::new(settings, stop.clone());
         watcher.follow();
         let loaded = load_bindings(&watcher.settings.directory);
-        if !loaded.problems.is_empty() {
-            return Err(loaded.problems);
+        let problems = loaded.all_problems();
+        if !problems.is_empty() {
+            return Err(problems);
         }
-        watcher.take(loaded);
+        watcher.take(&loaded);
         let credentials = watcher.cache.readers();
         let run = move || watcher.run(&wakes, on_read);
         let thread = std::thread::Builder::new().name("file-source".into()).spawn(run).ok();
         Ok((Self { stop, thread }, credentials))
+    }
+}
+
+impl FileWatch {
+    /// Reads again now, and logs what cannot be served.
+    pub fn look_again(&self) {
+        // An error means that the thread has ended.
+        let _ended = self.stop.send(Wake::Moved);
     }
 }
 
@@ -91,9 +101,9 @@ struct Watcher {
 
 impl Watcher {
     fn new(settings: WatchSettings, wake: Sender<Wake>) -> Self {
+        let directory = settings.directory.clone();
         let on_event = move |event: notify::Result<notify::Event>| {
-            let only_read = matches!(&event, Ok(event) if matches!(event.kind, notify::EventKind::Access(notify::event::AccessKind::Open(_) | notify::event::AccessKind::Close(notify::event::AccessMode::Read))));
-            if !only_read {
+            if event.as_ref().map_or(true, |event| matters(event, &directory)) {
                 // An error means that the thread has ended.
                 let _ended = wake.send(Wake::Moved);
             }
@@ -118,9 +128,10 @@ impl Watcher {
             }
             self.follow();
             let loaded = load_bindings(&self.settings.directory);
-            let problems = loaded.problems.len();
-            self.tell(&loaded.problems);
-            pause = match self.take(loaded) {
+            let problems = loaded.problems.len() + loaded.clashes.len();
+            let (due, conflicts) = self.take(&loaded);
+            self.tell(&loaded.problems, &conflicts);
+            pause = match due {
                 Some(due) => due.saturating_duration_since(clock::now()) + Duration::from_millis(1),
                 None if self.notify.is_some() => POLL,
                 None => POLL_ONLY,
@@ -150,8 +161,10 @@ impl Watcher {
 
     /// Puts what was read in force. Returns when to look again, if something is missing that may
     /// come back.
-    fn take(&mut self, loaded: Loaded) -> Option<Instant> {
-        let mut fresh = consistent(&self.settings, &loaded);
+    fn take(&mut self, loaded: &Loaded) -> (Option<Instant>, Vec<Conflict>) {
+        let mut fresh = consistent(&self.settings, loaded);
+        let (single, mut conflicts) = self.cache.single_out(std::mem::take(&mut fresh.entries));
+        fresh.entries = single;
         let now = clock::now();
         let mut due: Option<Instant> = None;
         let mut last = std::mem::take(&mut self.last);
@@ -168,10 +181,8 @@ impl Watcher {
                 fresh.entries.push(kept);
             }
         }
-        for conflict in self.cache.apply(fresh, clock::wall()) {
-            tracing::warn!(%conflict, "a binding is not served");
-        }
-        due
+        conflicts.extend(self.cache.apply(fresh, clock::wall()));
+        (due, conflicts)
     }
 
     /// Keeps what is missing for a short while.
@@ -191,23 +202,39 @@ impl Watcher {
         *due = Some(due.map_or(end, |due| due.min(end)));
         self.last.insert(good.binding.id.clone(), (good.clone(), Some(since)));
         if let Some(entry) = entry {
-            entry.value = good.value.clone();
-            entry.ca_bundle = good.ca_bundle.clone();
+            // The whole entry: a value must not come together with a binding it was not read for.
+            *entry = good.clone();
         }
         Some(good)
     }
 
-    /// Logs each problem once, and that it is gone.
-    fn tell(&mut self, problems: &[Problem]) {
-        let now: HashSet<String> = problems.iter().map(ToString::to_string).collect();
+    /// Logs each thing that is wrong once, and that all is well again.
+    fn tell(&mut self, problems: &[Problem], conflicts: &[Conflict]) {
+        let view = self.cache.readers().view();
+        let unusable = view.credentials().filter_map(|(server, state)| {
+            let refusal = state.err()?;
+            let detail = refusal.detail.as_deref().unwrap_or_default();
+            Some(format!("server {server}: {}: {detail}", refusal.reason))
+        });
+        let documents = problems.iter().map(ToString::to_string).chain(conflicts.iter().map(ToString::to_string));
+        let now: HashSet<String> = documents.chain(unusable).collect();
         for problem in now.difference(&self.told) {
-            tracing::error!(%problem, "a binding document is not usable; its binding is not served");
+            tracing::error!(problem, "a binding cannot be served");
         }
         if now.is_empty() && !self.told.is_empty() {
-            tracing::info!("all binding documents are usable again");
+            tracing::info!("all bindings can be served");
         }
         self.told = now;
     }
+}
+
+/// Whether an event can mean a change. Reading is none; and of the parent, only the directory
+/// itself counts: a log file beside it would wake us with every line we write.
+fn matters(event: &notify::Event, directory: &Path) -> bool {
+    use notify::event::{AccessKind, AccessMode, EventKind};
+    let only_read = matches!(event.kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Close(AccessMode::Read)));
+    let ours = |path: &PathBuf| path.starts_with(directory) || path.file_name() == directory.file_name();
+    !only_read && (event.paths.is_empty() || event.paths.iter().any(ours))
 }
 
 /// Waits until the events pause; `true` if it is time to stop.
