@@ -12,6 +12,7 @@ pub mod mask;
 pub mod mcp;
 pub mod message;
 pub mod name;
+pub mod parent;
 pub mod path;
 pub mod reason;
 pub mod request;

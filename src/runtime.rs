@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod drain;
+pub mod harden;
 pub mod task;

@@ -18,6 +18,7 @@ use super::sidecar::{Sidecar, Signals, StartError, start};
 use super::{FAILED, OK, runtime, tell};
 use crate::config::sidecar::{self as config, ENDPOINT_PORT, parse_duration};
 use crate::core::secret::SecretValue;
+use crate::runtime::harden::harden;
 use crate::telemetry::logs::{self, Format, LogSettings};
 use server::{Expected, SampleServer};
 
@@ -46,6 +47,7 @@ fn rotation(text: &str) -> Result<Duration, String> {
 
 pub(super) fn run(args: &Args) -> u8 {
     logs::init(LogSettings { level: tracing::level_filters::LevelFilter::WARN, format: Some(Format::Text) });
+    harden();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,

@@ -14,12 +14,14 @@ use super::{FAILED, INVALID, OK, runtime, tell};
 use crate::api::document::Problem;
 use crate::config::sidecar::{self as config, SidecarSettings};
 use crate::core::decide::Refusal;
+use crate::core::parent::ParentProxy;
 use crate::credential::Credential;
 use crate::credential::cache::Credentials;
 use crate::credential::file::FileWatch;
 use crate::proxy;
 use crate::runtime::clock;
 use crate::runtime::drain::DrainTrigger;
+use crate::runtime::harden::harden;
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::exchange::Telemetry;
@@ -57,6 +59,11 @@ pub(super) fn run(args: &Args) -> u8 {
         settings.log = LogSettings { level, ..settings.log };
     }
     logs::init(settings.log);
+    harden();
+    if let Err(problem) = inherit_proxy(&mut settings) {
+        eprintln!("postern: {problem}");
+        return INVALID;
+    }
     let grace = settings.shutdown_grace;
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -84,6 +91,21 @@ pub(super) fn run(args: &Args) -> u8 {
     // What still runs has had its grace.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code
+}
+
+/// `HTTPS_PROXY` and `NO_PROXY`, where the file names no parent proxy: a cluster that lets
+/// nothing out directly sets them on every container.
+#[expect(clippy::disallowed_methods, reason = "the two variables every client knows; neither may hold a secret")]
+fn inherit_proxy(settings: &mut SidecarSettings) -> Result<(), String> {
+    let read = |upper: &str, lower: &str| {
+        std::env::var(lower).or_else(|_| std::env::var(upper)).ok().filter(|text| !text.is_empty())
+    };
+    if let (None, Some(url)) = (&settings.proxy.dial.parent, read("HTTPS_PROXY", "https_proxy")) {
+        let exempt = read("NO_PROXY", "no_proxy").unwrap_or_default();
+        let parent = ParentProxy::parse(&url, &exempt);
+        settings.proxy.dial.parent = Some(parent.ok_or(format!("HTTPS_PROXY: expected {}", ParentProxy::EXPECTED))?);
+    }
+    Ok(())
 }
 
 async fn serve(sidecar: Sidecar, mut signals: Signals, grace: Duration) -> u8 {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::api::document::{Problem, line_of, read_one};
 use crate::api::shape::{Fault, Fields, Shape};
 use crate::core::name::{Caller, CallerKey, NameError, Namespace, ObjectName, ServiceAccount};
+use crate::core::parent::ParentProxy;
 use crate::credential::file::WatchSettings;
 use crate::proxy::dial::DialSettings;
 use crate::proxy::{Limits, ProxySettings, Times};
@@ -39,7 +40,15 @@ pub const FIELDS: Fields = &[
     ("source", Shape::Map(&[("file", Shape::Map(&[("directory", Shape::Text)]))])),
     ("endpoint", Shape::Map(&[("port", Shape::Number)])),
     ("admin", Shape::Map(&[("address", Shape::Text), ("port", Shape::Number)])),
-    ("dial", Shape::Map(&[("allowLoopback", Shape::Bool), ("resolvers", Shape::Texts)])),
+    (
+        "dial",
+        Shape::Map(&[
+            ("allowLoopback", Shape::Bool),
+            ("resolvers", Shape::Texts),
+            ("parentProxy", Shape::Text),
+            ("noProxy", Shape::Texts),
+        ]),
+    ),
     ("public", Shape::Map(&[("directory", Shape::Text)])),
     ("rotationGrace", Shape::Text),
     ("idleTimeout", Shape::Text),
@@ -111,6 +120,8 @@ struct RawPort {
 struct RawDial {
     allow_loopback: Option<bool>,
     resolvers: Option<Vec<String>>,
+    parent_proxy: Option<String>,
+    no_proxy: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -232,7 +243,13 @@ impl Reader<'_> {
                 ),
             }
         }
+        let exempt = raw.dial.no_proxy.iter().flatten().cloned().collect::<Vec<_>>().join(",");
+        let parent = raw.dial.parent_proxy.as_deref().map(|url| ParentProxy::parse(url, &exempt));
+        if parent == Some(None) {
+            self.push("dial.parentProxy", ParentProxy::EXPECTED);
+        }
         DialSettings {
+            parent: parent.flatten(),
             allow_loopback: raw.dial.allow_loopback.unwrap_or(false),
             resolvers,
             connect_timeout: self.duration("connectTimeout", raw.connect_timeout.as_deref(), Duration::from_secs(10)),

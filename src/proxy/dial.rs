@@ -13,12 +13,14 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::core::address::{self, AddressFault};
 use crate::core::decide::Refusal;
+use crate::core::parent::ParentProxy;
 use crate::core::reason::Reason;
 use crate::core::upstream::{Host, UpstreamUrl};
 
@@ -27,6 +29,8 @@ use crate::core::upstream::{Host, UpstreamUrl};
 pub struct DialSettings {
     /// Whether loopback and this machine's own addresses may be dialled.
     pub allow_loopback: bool,
+    /// A proxy that TLS connections go through.
+    pub parent: Option<ParentProxy>,
     /// DNS servers; empty takes the system's.
     pub resolvers: Vec<SocketAddr>,
     /// For one connection, from resolution to the end of the TLS handshake.
@@ -58,7 +62,10 @@ impl Dialer {
         config: Arc<ClientConfig>,
     ) -> Result<TlsStream<TcpStream>, Refusal> {
         let connect = async {
-            let socket = self.connect(url).await?;
+            let socket = match self.settings.parent.as_ref().filter(|parent| parent.serves(&url.host)) {
+                Some(parent) => self.tunnel(parent, url).await?,
+                None => self.connect(url).await?,
+            };
             let shaken = TlsConnector::from(config).connect(name, socket).await;
             shaken.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
                 Some(tls) => Refusal::because(Reason::UpstreamTls, tls),
@@ -73,29 +80,36 @@ impl Dialer {
         tokio::time::timeout(self.settings.connect_timeout, connect).await.map_err(late)?
     }
 
+    /// A tunnel through the parent proxy (RFC 9110 section 9.3.6). The proxy resolves the name,
+    /// so that only an address in the URL can be checked here; TLS inside still proves the server.
+    async fn tunnel(&self, parent: &ParentProxy, url: &UpstreamUrl) -> Result<TcpStream, Refusal> {
+        if let Host::Address(address) = &url.host {
+            self.permit(*address)?;
+        }
+        let proxy = self.addresses(&parent.host).await?;
+        let mut socket = dial_first(proxy, parent.port).await?;
+        let place = format!("{}:{}", url.host, url.port);
+        let ask = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n");
+        let broken =
+            |error: io::Error| Refusal::because(Reason::UpstreamUnreachable, format!("parent proxy: {}", error.kind()));
+        socket.write_all(ask.as_bytes()).await.map_err(broken)?;
+        let status = tunnel_status(&mut socket).await.map_err(broken)?;
+        if status.starts_with(b"HTTP/1.1 2") || status.starts_with(b"HTTP/1.0 2") {
+            return Ok(socket);
+        }
+        Err(Refusal::because(Reason::UpstreamUnreachable, "the parent proxy refused the tunnel"))
+    }
+
     async fn connect(&self, url: &UpstreamUrl) -> Result<TcpStream, Refusal> {
         let addresses = self.addresses(&url.host).await?;
         for address in &addresses {
-            self.check(*address)
-                .map_err(|fault| Refusal::because(Reason::AddressForbidden, format!("{address}: {fault}")))?;
+            self.permit(*address)?;
         }
-        let mut last = Refusal::because(Reason::UpstreamUnreachable, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect((address, url.port)).await {
-                Ok(socket) => {
-                    // Without it, small events wait for the other side's acknowledgement.
-                    let _best_effort = socket.set_nodelay(true);
-                    return Ok(socket);
-                }
-                Err(error) => {
-                    last = Refusal::because(
-                        Reason::UpstreamUnreachable,
-                        format!("{address} port {}: {}", url.port, error.kind()),
-                    )
-                }
-            }
-        }
-        Err(last)
+        dial_first(addresses, url.port).await
+    }
+
+    fn permit(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.check(address).map_err(|fault| Refusal::because(Reason::AddressForbidden, format!("{address}: {fault}")))
     }
 
     async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Refusal> {
@@ -122,6 +136,37 @@ impl Dialer {
             other => other,
         }
     }
+}
+
+/// Connects to the first address that answers.
+async fn dial_first(addresses: Vec<IpAddr>, port: u16) -> Result<TcpStream, Refusal> {
+    let mut last = Refusal::because(Reason::UpstreamUnreachable, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect((address, port)).await {
+            Ok(socket) => {
+                // Without it, small events wait for the other side's acknowledgement.
+                let _best_effort = socket.set_nodelay(true);
+                return Ok(socket);
+            }
+            Err(error) => {
+                let detail = format!("{address} port {port}: {}", error.kind());
+                last = Refusal::because(Reason::UpstreamUnreachable, detail);
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Reads the answer to CONNECT up to its empty line, byte by byte: what follows is TLS.
+async fn tunnel_status(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() == 8 * 1024 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        head.push(socket.read_u8().await?);
+    }
+    Ok(head)
 }
 
 /// Whether an address is this machine's: only then can a socket be bound to it. In a pod it is

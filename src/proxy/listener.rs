@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Shared, connection};
 use crate::runtime::task;
+use crate::telemetry::exchange::Telemetry;
 
 /// Binds the endpoint on loopback, IPv4 and, where the machine has it, IPv6, on the same port.
 pub(super) async fn bind(port: u16) -> io::Result<(SocketAddr, Vec<Listener>)> {
@@ -78,11 +79,25 @@ fn admit(socket: TcpStream, shared: &Arc<Shared>, slots: &Slots) {
     let shared = Arc::clone(shared);
     task::spawn(async move {
         let overloaded = matches!(slot, Slot::Excess(_));
-        shared.telemetry.metrics.agent_connection(1);
+        // Both are given back however this ends, by a panic too.
+        let _counted = Counted::new(&shared.telemetry);
+        let (Slot::Regular(_permit) | Slot::Excess(_permit)) = slot;
         connection::serve(socket, &shared, overloaded).await;
-        shared.telemetry.metrics.agent_connection(-1);
-        match slot {
-            Slot::Regular(permit) | Slot::Excess(permit) => drop(permit),
-        }
     });
+}
+
+/// Counts an open connection for as long as it lives.
+struct Counted(Arc<Telemetry>);
+
+impl Counted {
+    fn new(telemetry: &Arc<Telemetry>) -> Self {
+        telemetry.metrics.agent_connection(1);
+        Self(Arc::clone(telemetry))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.agent_connection(-1);
+    }
 }
