@@ -1,9 +1,11 @@
 //! The echo mask: whatever an upstream says back, the injected value does not reach the agent.
 //!
-//! The value and its base64, percent and JSON forms are overwritten by `*` of equal length, so
-//! that lengths and framing stay as they are. A form may be split over any number of chunks:
-//! bytes at a chunk's end that could be the beginning of one are held back until the next chunk
-//! tells. No form contains a line break, so a complete SSE event is never held.
+//! The value and its base64 forms are overwritten by `*` of equal length, so that lengths and
+//! framing stay as they are, with each character written plainly or escaped as URLs and JSON
+//! strings do (`%2F`, `+`, `\/`, `\u002f`, more backslashes for JSON inside JSON). A form may be
+//! split over any number of chunks: bytes at a chunk's end that could be the beginning of one are
+//! held back until the next chunk tells. No form contains a line break, so a complete SSE event
+//! is never held.
 //!
 //! Best effort by nature: what an upstream transforms otherwise (hashes, reverses, spells out)
 //! passes. The threat model says so.
@@ -14,21 +16,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::HeaderValue;
-use memchr::memmem::Finder;
+use memchr::memmem;
 use zeroize::Zeroizing;
+
+use self::escape::Match;
+
+mod escape;
 
 /// A derived form shorter than this is left out: it would mask innocent text.
 const MIN_DERIVED: usize = 6;
 
 /// The forms of one credential; wiped when dropped.
 pub struct Mask {
-    forms: Vec<Form>,
+    forms: Vec<Zeroizing<Box<[u8]>>>,
     longest: usize,
-}
-
-struct Form {
-    text: Zeroizing<Box<[u8]>>,
-    first: u8,
+    /// A blank may be written `+`: then an escaped form need not hold an escape sign.
+    blanks: bool,
 }
 
 impl std::fmt::Debug for Mask {
@@ -37,36 +40,42 @@ impl std::fmt::Debug for Mask {
     }
 }
 
+/// The longest way to write one character: `u002f` behind eight backslashes.
+const LONGEST_ESCAPE: usize = 13;
+
 impl Mask {
     /// The forms of each of `values`.
     pub fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut texts: Vec<Zeroizing<Vec<u8>>> = Vec::new();
+        let mut forms: Vec<Zeroizing<Box<[u8]>>> = Vec::new();
         for value in values.into_iter().filter(|value| !value.is_empty()) {
-            texts.push(Zeroizing::new(value.to_vec()));
-            let derived = base64_forms(value).into_iter().chain(percent_forms(value)).chain(json_forms(value));
-            texts.extend(derived.filter(|form| form.len() >= MIN_DERIVED).map(Zeroizing::new));
+            forms.push(Zeroizing::new(value.into()));
+            let derived = base64_forms(value).into_iter().filter(|form| form.len() >= MIN_DERIVED);
+            forms.extend(derived.map(|form| Zeroizing::new(form.into_boxed_slice())));
         }
-        // Longest first: where one form lies inside another, the whole is masked.
-        texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.as_slice().cmp(b.as_slice())));
-        texts.dedup();
-        let form = |text: Zeroizing<Vec<u8>>| {
-            let text = Zeroizing::new(text.to_vec().into_boxed_slice());
-            text.first().copied().map(|first| Form { text, first })
-        };
-        let forms: Vec<Form> = texts.into_iter().filter_map(form).collect();
-        Self { longest: forms.iter().map(|form| form.text.len()).max().unwrap_or(0), forms }
+        forms.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        forms.dedup();
+        let longest = forms.iter().map(|form| form.len()).max().unwrap_or(0);
+        Self { longest, blanks: forms.iter().any(|form| form.contains(&b' ')), forms }
     }
 
     /// Where forms begin and end in `text`.
     fn matches(&self, text: &[u8]) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
+        let escaped = self.blanks || memchr::memchr2(b'%', b'\\', text).is_some();
         for form in &self.forms {
-            let finder = Finder::new(&*form.text);
-            let mut from = 0;
-            // Step by one: forms may overlap themselves.
-            while let Some(at) = text.get(from..).and_then(|rest| finder.find(rest)) {
-                found.push((from + at, from + at + form.text.len()));
-                from += at + 1;
+            if escaped {
+                found.extend(starts(form, text).filter_map(|at| match escape::match_at(form, text, at) {
+                    Match::Whole(end) => Some((at, end)),
+                    Match::Open | Match::None => None,
+                }));
+            } else {
+                let finder = memmem::Finder::new(&**form);
+                let mut from = 0;
+                // Step by one: a form may overlap itself.
+                while let Some(at) = text.get(from..).and_then(|rest| finder.find(rest)) {
+                    found.push((from + at, from + at + form.len()));
+                    from += at + 1;
+                }
             }
         }
         found
@@ -74,21 +83,16 @@ impl Mask {
 
     /// How many bytes at the end of `text` could be the beginning of a form.
     fn open_end(&self, text: &[u8]) -> usize {
-        let tail = text.get(text.len().saturating_sub(self.longest.saturating_sub(1))..).unwrap_or_default();
-        let mut open = 0;
-        for form in &self.forms {
-            for at in memchr::memchr_iter(form.first, tail) {
-                let suffix = tail.get(at..).unwrap_or_default();
-                if suffix.len() <= open {
-                    break;
-                }
-                if suffix.len() < form.text.len() && form.text.starts_with(suffix) {
-                    open = suffix.len();
-                    break;
-                }
-            }
-        }
-        open
+        let reach = self.longest.saturating_mul(LONGEST_ESCAPE);
+        let from = text.len().saturating_sub(reach);
+        let tail = text.get(from..).unwrap_or_default();
+        // No form holds a line break: what comes before the last one is decided.
+        let from = memchr::memrchr2(b'\n', b'\r', tail).map_or(0, |at| at + 1);
+        let tail = tail.get(from..).unwrap_or_default();
+        let first = |form: &Zeroizing<Box<[u8]>>| {
+            starts(form, tail).find(|at| escape::match_at(form, tail, *at) == Match::Open)
+        };
+        self.forms.iter().filter_map(first).min().map_or(0, |at| tail.len() - at)
     }
 
     /// A header value without any form; `None` where nothing had to be masked.
@@ -185,38 +189,11 @@ fn base64_forms(value: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-/// The value with every byte escaped that a URL component must escape (RFC 3986 unreserved stay),
-/// and the same as a form field (space as `+`), in upper and lower case.
-fn percent_forms(value: &[u8]) -> Vec<Vec<u8>> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-    let encode = |upper: bool, plus: bool| -> Vec<u8> {
-        let mut out = Vec::new();
-        for &byte in value {
-            match byte {
-                b' ' if plus => out.push(b'+'),
-                _ if plain(byte) => out.push(byte),
-                _ if upper => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
-                _ => out.extend_from_slice(format!("%{byte:02x}").as_bytes()),
-            }
-        }
-        out
-    };
-    [(true, false), (false, false), (true, true), (false, true)].map(|(upper, plus)| encode(upper, plus)).into()
-}
-
-/// The value inside a JSON string, with and without the slash escaped.
-fn json_forms(value: &[u8]) -> Vec<Vec<u8>> {
-    let encode = |slash: bool| -> Vec<u8> {
-        let mut out = Vec::new();
-        for &byte in value {
-            if matches!(byte, b'"' | b'\\') || (slash && byte == b'/') {
-                out.push(b'\\');
-            }
-            out.push(byte);
-        }
-        out
-    };
-    vec![encode(false), encode(true)]
+/// Where a form may begin: at its first character, or at the sign of an escape.
+fn starts<'a>(form: &'a [u8], text: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let first = form.first().copied().unwrap_or_default();
+    let blank = (first == b' ').then(|| memchr::memchr_iter(b'+', text)).into_iter().flatten();
+    memchr::memchr3_iter(first, b'%', b'\\', text).chain(blank)
 }
 
 #[cfg(test)]

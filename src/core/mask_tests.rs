@@ -29,6 +29,8 @@ fn forms() -> Vec<String> {
         "s3cr%2Ft%2B%22va+lue%22%3D9x".into(),
         "s3cr/t+\\\"va lue\\\"=9x".into(),
         "s3cr\\/t+\\\"va lue\\\"=9x".into(),
+        "s3cr\\u002ft\\u002b\\u0022va lue\\u0022\\u003d9x".into(),
+        "s3cr/t%2B%22va+lue%22=9x".into(),
     ]
 }
 
