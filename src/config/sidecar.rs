@@ -245,6 +245,9 @@ impl Reader<'_> {
         }
         let exempt = raw.dial.no_proxy.iter().flatten().cloned().collect::<Vec<_>>().join(",");
         let parent = raw.dial.parent_proxy.as_deref().map(|url| ParentProxy::parse(url, &exempt));
+        if parent.is_none() && raw.dial.no_proxy.is_some() {
+            self.push("dial.noProxy", "no list without dial.parentProxy (HTTPS_PROXY goes with NO_PROXY)");
+        }
         if parent == Some(None) {
             self.push("dial.parentProxy", ParentProxy::EXPECTED);
         }

@@ -40,7 +40,12 @@ impl ParentProxy {
 
     /// Whether connections to `host` go through the proxy.
     pub fn serves(&self, host: &Host) -> bool {
-        !self.exempt.iter().any(|exempt| exempt.covers(host))
+        // What is on this machine is not behind any proxy: it would connect to itself.
+        let local = match host {
+            Host::Name(name) => &**name == "localhost" || name.ends_with(".localhost"),
+            Host::Address(address) => address.is_loopback(),
+        };
+        !local && !self.exempt.iter().any(|exempt| exempt.covers(host))
     }
 }
 
@@ -101,12 +106,14 @@ mod tests {
     #[test]
     fn no_proxy_exempts_names_and_networks() {
         let proxy =
-            ParentProxy::parse("http://p:1", "localhost,.svc, *.corp.example,10.0.0.0/8,192.168.1.1,fd00::/8, ,bad/x")
-                .unwrap();
+            ParentProxy::parse("http://p:1", ".svc, *.corp.example,10.0.0.0/8,192.168.1.1,fd00::/8, ,bad/x").unwrap();
         let rows = [
             ("api.example.com", true),
             ("localhost", false),
             ("notlocalhost", true),
+            ("a.localhost", false),
+            ("127.0.0.2", false),
+            ("[::1]", false),
             ("mcp.tools.svc", false),
             ("svc", false),
             ("corp.example", false),

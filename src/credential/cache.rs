@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use base64::Engine as _;
 use http::HeaderValue;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::source::{Entry, Missing, Snapshot, Value};
 use super::{Credential, Life, Slot, View};
@@ -149,7 +150,7 @@ impl Cache {
             return (Known { entry, ..known }, slot);
         }
         let generation = if same_value { known.generation } else { known.generation + 1 };
-        match build(&entry, generation, now) {
+        match build(&entry, &known.entry, generation, now) {
             Ok(credential) => {
                 let credential = Arc::new(credential);
                 let slot = Slot::Usable(Arc::clone(&credential));
@@ -179,7 +180,7 @@ fn same_value(a: &Entry, b: &Entry) -> bool {
     }
 }
 
-fn build(entry: &Entry, generation: u64, now: SystemTime) -> Result<Credential, Refusal> {
+fn build(entry: &Entry, before: &Entry, generation: u64, now: SystemTime) -> Result<Credential, Refusal> {
     let value = entry.value.as_ref().map_err(|missing| Refusal::because(reason(missing), missing))?;
     let ca_bundle = trust(entry)?;
     let header = header_for(&entry.binding, value)
@@ -187,7 +188,7 @@ fn build(entry: &Entry, generation: u64, now: SystemTime) -> Result<Credential, 
     Ok(Credential {
         header: entry.binding.credential.header.clone(),
         value: header,
-        mask: mask_for(&entry.binding, value),
+        mask: mask_for(entry, before),
         generation,
         secret: entry.binding.credential.secret_name().to_string(),
         version: value.version.clone(),
@@ -226,21 +227,29 @@ fn header_for(binding: &Binding, value: &Value) -> Option<HeaderValue> {
         Material::Token { format, .. } => header_value(&format.prefix, exposed(&value.secret), &format.suffix),
         Material::Basic { .. } => {
             let encoded = base64::engine::general_purpose::STANDARD.encode(exposed(&value.secret));
-            let encoded = zeroize::Zeroizing::new(encoded);
+            let encoded = Zeroizing::new(encoded);
             header_value("Basic ", encoded.as_bytes(), "")
         }
     }
 }
 
-/// What must not come back: the token itself, or of `Basic` the password and the encoded pair.
-fn mask_for(binding: &Binding, value: &Value) -> Mask {
+/// What must not come back: this value, and the one before it, which a server may still hold and
+/// the issuer still accept.
+fn mask_for(entry: &Entry, before: &Entry) -> Mask {
+    let texts: Vec<_> = [before, entry].into_iter().flat_map(mask_texts).collect();
+    Mask::new(texts.iter().map(|text| text.as_slice()))
+}
+
+/// The token itself, or of `Basic` the password and the encoded pair.
+fn mask_texts(entry: &Entry) -> Vec<Zeroizing<Vec<u8>>> {
+    let Ok(value) = &entry.value else { return Vec::new() };
     let text = exposed(&value.secret);
-    match &binding.credential.material {
-        Material::Token { .. } => Mask::new([text]),
+    match &entry.binding.credential.material {
+        Material::Token { .. } => vec![Zeroizing::new(text.to_vec())],
         Material::Basic { .. } => {
             let password = text.iter().position(|b| *b == b':').and_then(|colon| text.get(colon + 1..));
-            let pair = zeroize::Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(text));
-            Mask::new([password.unwrap_or(text), pair.as_bytes()])
+            let pair = base64::engine::general_purpose::STANDARD.encode(text).into_bytes();
+            vec![Zeroizing::new(password.unwrap_or(text).to_vec()), Zeroizing::new(pair)]
         }
     }
 }
