@@ -155,9 +155,13 @@ impl Upstreams {
     /// Opens a connection. Towards a server that speaks HTTP/2, or may, only one is opened at a
     /// time: the calls that wait for it share it.
     async fn connect(&self, pool: &Arc<Pool>) -> Result<Connection, Refusal> {
-        let _turn = if pool.may_share() { Some(pool.connecting.lock().await) } else { None };
+        let mut turn = if pool.may_share() { Some(pool.connecting.lock().await) } else { None };
         if let Some(shared) = pool.shared() {
             return Ok(Connection::Http2(shared));
+        }
+        if !pool.may_share() {
+            // Whoever was before us has learned that nothing can be shared: dial side by side.
+            turn = None;
         }
         let server = pool.server.as_str();
         let dialled = match &pool.tls {
@@ -173,6 +177,7 @@ impl Upstreams {
         };
         let connection = dialled.inspect_err(|refusal| self.telemetry.metrics.dial_failed(server, refusal.reason))?;
         pool.learn(&connection);
+        drop(turn);
         Ok(connection)
     }
 
@@ -196,6 +201,9 @@ impl Upstreams {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))
+            // One slow reader holds at most its own window, and many of them not all of it.
+            .initial_stream_window_size(128 * 1024)
+            .initial_connection_window_size(16 * 1024 * 1024)
             .max_header_list_size(64 * 1024);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         let task = self.drive(connection, server);
@@ -283,7 +291,13 @@ impl Connection {
             }
             Self::Http2(connection) => {
                 let mut sender = connection.sender.clone();
-                let response = sender.try_send_request(request).await.map_err(fault)?;
+                let sent = sender.try_send_request(request).await;
+                let response = sent.map_err(|error| {
+                    if error.message().is_some() {
+                        pool.discard(&connection);
+                    }
+                    fault(error)
+                })?;
                 Ok(Incomer { response, hold: Hold::Http2 { _connection: connection } })
             }
         }

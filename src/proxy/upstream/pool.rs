@@ -110,6 +110,14 @@ impl Pool {
         }
     }
 
+    /// Shares a connection no longer: a request on it failed. Its other streams go on.
+    pub(super) fn discard(&self, failed: &Arc<Http2>) {
+        let mut idle = self.idle();
+        if idle.http2.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, failed)) {
+            idle.http2 = None;
+        }
+    }
+
     /// Takes a connection back whose answer was read to the end.
     pub(super) fn put(&self, mut connection: Http1) {
         connection.since = clock::now();
