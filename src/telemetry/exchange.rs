@@ -90,13 +90,16 @@ impl Outcome {
 /// The access line. Only these fields exist; none can hold a value, a query or an argument.
 #[derive(Debug, Default, Serialize)]
 struct Line {
+    #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<String>,
     http: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rpc_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
