@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn mirrored_headers_agree_with_the_body() {
         use Mismatch::*;
-        let rows: [(&[(&str, &str)], &str, Result<(), Mismatch>); 16] = [
+        type Row<'a> = (&'a [(&'static str, &'a str)], &'a str, Result<(), Mismatch>);
+        let rows: [Row<'_>; 16] = [
             (&[V, (METHOD, "tools/call"), (NAME, "a")], NEW, Ok(())),
             (&[OLD_V], OLD, Ok(())),
             (&[], OLD, Ok(())),

@@ -331,7 +331,9 @@ mod tests {
     use crate::core::name::{Namespace, ObjectName, ServiceAccount};
     use proptest::prelude::*;
 
-    fn key(parts: &(String, String, String, String, Option<(String, String)>, u64, u64)) -> PoolKey {
+    type Parts = (String, String, String, String, Option<(String, String)>, u64, u64);
+
+    fn key(parts: &Parts) -> PoolKey {
         let (namespace, account, server, binding, user, revision, generation) = parts.clone();
         let namespace = Namespace::parse(&namespace).unwrap();
         PoolKey {
@@ -347,7 +349,7 @@ mod tests {
         }
     }
 
-    fn parts() -> impl Strategy<Value = (String, String, String, String, Option<(String, String)>, u64, u64)> {
+    fn parts() -> impl Strategy<Value = Parts> {
         let user = proptest::option::of(("[a:|\0]{0,3}", "[a:|\0]{0,3}"));
         ("[ab]{1,2}", "[ab]{1,2}(\\.[ab])?", "[ab]{1,2}", "[ab]{1,2}(\\.[ab])?", user, 0u64..3, 0u64..3)
     }

@@ -10,16 +10,11 @@ use crate::support::secrets::contains;
 use crate::support::sidecar::Process;
 use crate::support::{Binding, unique_secret};
 
-/// A fault: file, a part of the line's text that names place and expected form.
-struct Expected {
-    file: &'static str,
-    line: usize,
-    path: &'static str,
-    form: &'static str,
-}
-
-const fn fault(file: &'static str, line: usize, path: &'static str, form: &'static str) -> Expected {
-    Expected { file, line, path, form }
+/// A wrong document, and what has to be said of it: line, path, a part of the expected form.
+struct Case {
+    file: String,
+    text: String,
+    faults: Vec<(usize, &'static str, &'static str)>,
 }
 
 const CONFIG: &str = "\
@@ -48,9 +43,76 @@ fn server(name: &str, url: &str) -> String {
     format!("name: {name}\nurl: {url}")
 }
 
+/// A document named `name` whose server is wrong: these lines follow its name.
+fn bad_server(name: &str, lines: &str, faults: &[(usize, &'static str, &'static str)]) -> Case {
+    let text = document(name, &format!("name: {name}\n{lines}"), GOOD);
+    Case { file: format!("{name}.yaml"), text, faults: faults.to_vec() }
+}
+
+/// A document named `name` whose credential is wrong: it is these lines.
+fn bad_credential(name: &str, lines: &str, fault: (usize, &'static str, &'static str)) -> Case {
+    let text = document(name, &server(name, &format!("https://a.example/{name}")), lines);
+    Case { file: format!("{name}.yaml"), text, faults: vec![fault] }
+}
+
+/// stdio in every dress, URLs of every wrong kind, names that are none. `pasted` is a secret in
+/// the wrong place.
+fn bad_servers(pasted: &str) -> Vec<Case> {
+    const STDIO: &str = "stdio_unsupported";
+    let url = |name: &str, url: &str, form| bad_server(name, &format!("url: {url}"), &[(8, "spec.server.url", form)]);
+    let https = |name: &str, more: &str, path, form| {
+        bad_server(name, &format!("url: https://a.example/{name}\n{more}"), &[(9, path, form)])
+    };
+    let named = |file: &str, name: &str, form| {
+        let text = document(file, &server(name, &format!("https://a.example/{file}")), GOOD);
+        Case { file: format!("{file}.yaml"), text, faults: vec![(7, "spec.server.name", form)] }
+    };
+    let command =
+        [(8, "spec.server.command", STDIO), (9, "spec.server.args", STDIO), (6, "spec.server.url", "required")];
+    vec![
+        bad_server("command", "command: npx\nargs: [-y, some-server]", &command),
+        https("transport", "transport: stdio", "spec.server.transport", STDIO),
+        https("transports", "transports: [stdio]", "spec.server.transports[0]", STDIO),
+        https("stdio-field", "stdio: {command: npx}", "spec.server.stdio", STDIO),
+        https("unknown", "colour: blue", "spec.server.colour", "no such field"),
+        url("stdio-url", "stdio:npx", STDIO),
+        url("file", "file:///usr/bin/server", "https URL"),
+        url("unix", "unix:/run/server.sock", "https URL"),
+        url("ws", "wss://a.example/ws", "https URL"),
+        url("plain", "http://a.example/plain", "allowPlaintext"),
+        url("userinfo", &format!("https://u:{pasted}@a.example/userinfo"), "without user"),
+        url("query", &format!("https://a.example/query?key={pasted}"), "without query"),
+        url("dots", "https://a.example/x/../dots", "no dot segments"),
+        named("reserved", "token", "register, token and authorize"),
+        named("label", "Git_Hub", "DNS label"),
+        named("empty", "\"\"", "DNS label"),
+    ]
+}
+
+fn bad_credentials(pasted: &str) -> Vec<Case> {
+    let header = |name: &str, format: &str| format!("{GOOD}\nheader: {{name: {name}, format: {format}}}");
+    let format = (12, "spec.credential.header.format", "{token} exactly once");
+    let name = "spec.credential.header.name";
+    let broken = format!("apiVersion: [{pasted}\n");
+    vec![
+        bad_credential("format", &header("Authorization", pasted), format),
+        bad_credential("twice", &header("X-Key", "\"{token}{token}\""), format),
+        bad_credential("header", &header("\"X Key\"", "\"{token}\""), (12, name, "header name")),
+        bad_credential("framing", &header("Host", "\"{token}\""), (12, name, "not one that frames")),
+        bad_credential("cookie", &header("Cookie", "\"{token}\""), (12, name, "not one that frames")),
+        bad_credential(
+            "type",
+            &GOOD.replace("Bearer", "Magic"),
+            (10, "spec.credential.type", "Bearer, Header or Basic"),
+        ),
+        bad_credential("inline", &format!("{GOOD}\nvalue: {pasted}"), (12, "spec.credential.value", "no such field")),
+        Case { file: "broken.yaml".into(), text: broken, faults: vec![(2, "", "valid YAML")] },
+    ]
+}
+
 /// Runs the binary on these files to its end: exit code, standard error, standard output.
 async fn run(files: &Files) -> (Option<i32>, String, String) {
-    let process = Process::start(files);
+    let process = Process::start(files, &[]);
     let status = process.exit().await;
     (status.code(), process.stderr.read(Lines::text), process.stdout.read(Lines::text))
 }
@@ -61,112 +123,22 @@ async fn run(files: &Files) -> (Option<i32>, String, String) {
 async fn every_fault_is_told_at_once() {
     let files = Files::new(Layout::Files);
     files.write("postern.yaml", CONFIG);
-    let secret = unique_secret();
+    let (secret, pasted) = (unique_secret(), unique_secret());
     files.overwrite_secret("s", "token", secret.as_bytes());
-    let pasted = unique_secret();
-    let documents = [
-        (
-            "unknown.yaml",
-            document("unknown", &format!("{}\ncolour: blue", server("unknown", "https://a.example/1")), GOOD),
-        ),
-        ("command.yaml", document("command", "name: command\ncommand: npx\nargs: [-y, some-server]", GOOD)),
-        (
-            "transport.yaml",
-            document("transport", &format!("{}\ntransport: stdio", server("transport", "https://a.example/2")), GOOD),
-        ),
-        (
-            "transports.yaml",
-            document(
-                "transports",
-                &format!("{}\ntransports: [stdio]", server("transports", "https://a.example/3")),
-                GOOD,
-            ),
-        ),
-        ("stdio.yaml", document("stdio", "name: stdio\nstdio: {command: npx}\nurl: https://a.example/4", GOOD)),
-        ("file.yaml", document("file", &server("file", "file:///usr/bin/server"), GOOD)),
-        ("unix.yaml", document("unix", &server("unix", "unix:/run/server.sock"), GOOD)),
-        ("ws.yaml", document("ws", &server("ws", "wss://a.example/ws"), GOOD)),
-        ("plain.yaml", document("plain", &server("plain", "http://a.example/5"), GOOD)),
-        ("userinfo.yaml", document("userinfo", &server("userinfo", &format!("https://u:{pasted}@a.example/6")), GOOD)),
-        ("query.yaml", document("query", &server("query", &format!("https://a.example/7?key={pasted}")), GOOD)),
-        (
-            "format.yaml",
-            document(
-                "format",
-                &server("format", "https://a.example/8"),
-                &format!("{GOOD}\nheader: {{name: Authorization, format: {pasted}}}"),
-            ),
-        ),
-        (
-            "twice.yaml",
-            document(
-                "twice",
-                &server("twice", "https://a.example/9"),
-                &format!("{GOOD}\nheader: {{name: X-Key, format: \"{{token}}{{token}}\"}}"),
-            ),
-        ),
-        (
-            "header.yaml",
-            document(
-                "header",
-                &server("header", "https://a.example/10"),
-                &format!("{GOOD}\nheader: {{name: \"X Key\", format: \"{{token}}\"}}"),
-            ),
-        ),
-        (
-            "framing.yaml",
-            document(
-                "framing",
-                &server("framing", "https://a.example/11"),
-                &format!("{GOOD}\nheader: {{name: Host, format: \"{{token}}\"}}"),
-            ),
-        ),
-        ("reserved.yaml", document("reserved", &server("token", "https://a.example/12"), GOOD)),
-        ("label.yaml", document("label", &server("Git_Hub", "https://a.example/13"), GOOD)),
-        (
-            "type.yaml",
-            document("type", &server("type", "https://a.example/14"), "type: Magic\nsecretRef: {name: s, key: token}"),
-        ),
-        (
-            "inline.yaml",
-            document("inline", &server("inline", "https://a.example/15"), &format!("{GOOD}\nvalue: {pasted}")),
-        ),
-        ("broken.yaml", format!("apiVersion: [{pasted}\n")),
-    ];
-    for (name, text) in &documents {
-        files.write(&format!("bindings/{name}"), text);
-    }
-    let expected = [
-        fault("unknown.yaml", 9, "spec.server.colour", "no such field"),
-        fault("command.yaml", 8, "spec.server.command", "stdio_unsupported"),
-        fault("command.yaml", 9, "spec.server.args", "stdio_unsupported"),
-        fault("transport.yaml", 9, "spec.server.transport", "stdio_unsupported"),
-        fault("transports.yaml", 9, "spec.server.transports[0]", "stdio_unsupported"),
-        fault("stdio.yaml", 8, "spec.server.stdio", "stdio_unsupported"),
-        fault("file.yaml", 8, "spec.server.url", "https URL"),
-        fault("unix.yaml", 8, "spec.server.url", "https URL"),
-        fault("ws.yaml", 8, "spec.server.url", "https URL"),
-        fault("plain.yaml", 8, "spec.server.url", "allowPlaintext"),
-        fault("userinfo.yaml", 8, "spec.server.url", "without user"),
-        fault("query.yaml", 8, "spec.server.url", "without query"),
-        fault("format.yaml", 12, "spec.credential.header.format", "{token} exactly once"),
-        fault("twice.yaml", 12, "spec.credential.header.format", "{token} exactly once"),
-        fault("header.yaml", 12, "spec.credential.header.name", "header name"),
-        fault("framing.yaml", 12, "spec.credential.header.name", "not one that frames"),
-        fault("reserved.yaml", 7, "spec.server.name", "register, token and authorize"),
-        fault("label.yaml", 7, "spec.server.name", "DNS label"),
-        fault("type.yaml", 10, "spec.credential.type", "Bearer, Header or Basic"),
-        fault("inline.yaml", 12, "spec.credential.value", "no such field"),
-        fault("broken.yaml", 2, "", "valid YAML"),
-    ];
+    let cases: Vec<Case> = bad_servers(&pasted).into_iter().chain(bad_credentials(&pasted)).collect();
+    cases.iter().for_each(|case| files.write(&format!("bindings/{}", case.file), &case.text));
     let (code, stderr, stdout) = run(&files).await;
     assert_eq!(code, Some(2), "{stderr}");
     assert!(!stderr.contains("listening"), "{stderr}");
     assert_eq!(stdout, "");
-    for Expected { file, line, path, form } in expected {
-        let place = format!("{file}:{line}: ");
-        let found = stderr.lines().any(|text| text.contains(&place) && text.contains(path) && text.contains(form));
-        assert!(found, "no fault `{place}{path} ... {form}` in\n{stderr}");
+    for Case { file, text, faults } in &cases {
+        for (line, path, form) in faults {
+            let place = format!("/{file}:{line}: {path}");
+            let found = stderr.lines().any(|told| told.contains(&place) && told.contains(form));
+            assert!(found, "no `{place} ... {form}` for\n{text}\nin\n{stderr}");
+        }
+        let told = stderr.lines().filter(|told| told.contains(&format!("/{file}:"))).count();
+        assert_eq!(told, faults.len(), "each fault of {file} once, and none besides, in\n{stderr}");
     }
     for value in [&secret, &pasted] {
         assert!(!contains(stderr.as_bytes(), value.as_bytes()), "a value is quoted");

@@ -90,13 +90,31 @@ async fn a_stream_that_ends_in_the_grace_ends_the_drain() {
 /// With nothing under way the end is immediate, also with idle connections on both sides.
 #[tokio::test]
 async fn an_idle_sidecar_ends_at_once() {
+    for signal in ["TERM", "INT"] {
+        let (capture, sidecar) = scene(Protocol::Tls, "1h").await;
+        let mut idle = sidecar.agent().await;
+        idle.ask(Message::post("github", rpc::list(1))).await.assert_ok();
+        let mut silent = sidecar.agent().await;
+        sidecar.signal(signal);
+        assert_eq!(sidecar.exit().await.code(), Some(0), "SIG{signal}");
+        assert!(idle.closed().await.is_empty());
+        silent.closed().await;
+        capture.closed(0).await;
+    }
+}
+
+/// A second signal does not wait for the grace.
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
     let (capture, sidecar) = scene(Protocol::Tls, "1h").await;
-    let mut idle = sidecar.agent().await;
-    idle.ask(Message::post("github", rpc::list(1))).await.assert_ok();
-    let mut silent = sidecar.agent().await;
+    let (_stream, answer) = Answer::events();
+    capture.next(answer);
+    let mut agent = sidecar.agent().await;
+    agent.open(Message::get("github")).await;
+    sidecar.terminate();
+    until_draining(&sidecar).await.assert_refused("draining");
     sidecar.terminate();
     assert_eq!(sidecar.exit().await.code(), Some(0));
-    assert!(idle.closed().await.is_empty());
-    silent.closed().await;
-    capture.closed(0).await;
+    agent.drained().await;
+    capture.abandoned(0).await;
 }

@@ -114,6 +114,25 @@ async fn generations_never_share_a_connection() {
     }
 }
 
+/// A second document of the same name, added at run time, is another binding under a false name: it
+/// neither takes the first one's place nor gives it its credential, nor is it served.
+#[tokio::test]
+async fn a_second_document_of_one_name_changes_nothing() {
+    let (first, second) = (Capture::start(Protocol::Tls).await, Capture::start(Protocol::Tls).await);
+    let (mine, theirs) = (unique_secret(), unique_secret());
+    let sidecar = Sidecar::for_research().binding(Binding::new("one").to(&first).token(&mine)).start().await;
+    sidecar.post("one", rpc::list(1)).await.assert_ok();
+    sidecar.files().add(&Binding::new("two").to(&second).token(&theirs).object_name("one"));
+    sidecar.diagnostic("is not served").await;
+    for number in 0..20 {
+        sidecar.post("one", rpc::list(number)).await.assert_ok();
+        sidecar.post("two", rpc::list(number)).await.assert_refused("unbound_server");
+    }
+    second.assert_untouched();
+    let values: BTreeSet<String> = first.requests().iter().map(token).collect();
+    assert_eq!(values, BTreeSet::from([format!("Bearer {mine}")]));
+}
+
 /// T6: a session id that one server gave out is refused at another before a byte leaves; its
 /// owner still takes it, and ids that nobody knows pass for the upstream to judge.
 #[tokio::test]

@@ -5,13 +5,17 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has to fail")]
 #![expect(clippy::disallowed_methods, reason = "tests start tasks, read clocks and one variable of their own")]
+#![expect(clippy::string_slice, reason = "what is cut here is ASCII")]
 #![expect(unreachable_pub, reason = "one binary: pub means that every test may use it")]
 
 mod configs;
 mod drain;
+mod echo;
 mod instruments;
 mod isolation;
+mod legacy;
 mod observe;
+mod parent;
 mod refusals;
 mod rotation;
 mod streams;

@@ -11,6 +11,7 @@ pub mod files;
 pub mod message;
 pub mod observed;
 pub mod output;
+pub mod parent;
 pub mod refusal;
 pub mod secrets;
 pub mod sidecar;

@@ -13,6 +13,7 @@ import { signal, wait } from './rendezvous.mjs';
 import { Gate, WireLog } from './wire.mjs';
 
 const RETRY_MILLISECONDS = 50; // what a client waits before it resumes
+const KEEP_ALIVE_MILLISECONDS = 600_000; // for the reason given in python/server.py
 
 const option = { type: 'string' };
 const { values: options } = parseArgs({ options: { cert: option, key: option, log: option, payload: option } });
@@ -135,4 +136,5 @@ function refuse(res, status, reason) {
 
 const tls = { cert: readFileSync(options.cert), key: readFileSync(options.key) };
 const listener = createServer(tls, (req, res) => gate.handle(req, res));
+listener.keepAliveTimeout = KEEP_ALIVE_MILLISECONDS;
 listener.listen(0, '127.0.0.1', () => console.log(JSON.stringify({ port: listener.address().port })));

@@ -23,6 +23,9 @@ from rendezvous import signal, wait
 from wire import Gate, WireLog
 
 RETRY_MILLISECONDS = 50  # what a client waits before it resumes
+# Longer than any run: uvicorn's 5 s would let idle connections close just as a slow machine reuses one. That race is
+# part of HTTP/1.1 and fails now and then for every client, so it would only blur what is tested here.
+KEEP_ALIVE_SECONDS = 600
 
 
 class Who(BaseModel):
@@ -77,10 +80,10 @@ class Tools:
 
     async def slow(self, gate: str, noisy: bool, ctx: Context) -> str:
         """Runs until released or cancelled. Not noisy: sends nothing before that."""
-        if noisy:
-            await ctx.report_progress(1, 2)
-        await signal(f"{gate}/started")
-        try:
+        try:  # from the first event on: a client may cancel as soon as it has that
+            if noisy:
+                await ctx.report_progress(1, 2)
+            await signal(f"{gate}/started")
             await wait(f"{gate}/release")
         except anyio.get_cancelled_exc_class():
             self.log.write(event="cancelled", gate=gate)
@@ -138,7 +141,7 @@ def main() -> None:
     app = build(tools).streamable_http_app(event_store=MemoryEventStore(), retry_interval=RETRY_MILLISECONDS)
     tools.gate = Gate(app, log, os.environ["SDK_CREDENTIAL"])
     config = uvicorn.Config(tools.gate, ssl_certfile=options.cert, ssl_keyfile=options.key, log_level="warning",
-                            timeout_graceful_shutdown=1)
+                            timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=1)
     listener = socket.create_server(("127.0.0.1", 0))
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -1,7 +1,9 @@
 //! Requests of the wrong shape: refused by head or body, before a credential is touched.
 
 use crate::support::refusal::{Form, Refusal};
-use crate::support::{Message, assert_refusal, rpc as body};
+use serde_json::json;
+
+use crate::support::{Binding, Capture, Message, Protocol, Sidecar, assert_refusal, rpc as body};
 
 use super::{rpc, scene, text};
 
@@ -246,6 +248,40 @@ async fn deep_nesting_is_survived() {
             sidecar.post("github", LIST).await.assert_ok();
         }
     }
+}
+
+/// `refusalStatus: 200`, for clients that tear a session down on any 4xx: JSON-RPC errors of the 403
+/// family come with 200. What is no JSON-RPC request keeps its status: it must not look like success.
+#[tokio::test]
+async fn refusal_status_200_softens_json_rpc_errors_alone() {
+    let capture = Capture::start(Protocol::Tls).await;
+    let binding = Binding::new("github").to(&capture);
+    let sidecar = Sidecar::for_research().binding(binding).config("refusalStatus", json!(200)).start().await;
+    for (message, reason, status) in [
+        (Message::post("nobody", LIST), "unbound_server", 200),
+        (Message::post("github", LIST), "no_credential", 200),
+        (Message::post("github", LIST).target("/github/x"), "path_outside_binding", 200),
+        (Message::post("nobody", body::notification("notifications/initialized")), "unbound_server", 403),
+        (Message::get("github"), "no_credential", 403),
+        (Message::new("PUT", "/github"), "not_mcp", 403),
+        (Message::post("github", LIST).host("evil.example"), "authority_mismatch", 421),
+        (Message::post("github", "[]"), "bad_json_rpc", 400),
+    ] {
+        let response = sidecar.ask(message).await;
+        response.assert_refused(reason);
+        assert_eq!(response.status, status, "{reason}: {}", response.text());
+        if status == 200 {
+            assert_eq!(response.json()["error"]["data"]["reason"], reason);
+            assert_eq!(response.json()["id"], 7);
+        }
+        let line = sidecar.next_access(reason, |line| line["reason"] == reason).await;
+        assert_eq!(
+            (line["outcome"].as_str(), line["status"].as_u64()),
+            (Some("refused"), Some(status.into())),
+            "{line}"
+        );
+    }
+    capture.assert_untouched();
 }
 
 /// OAuth discovery would start a login that the agent must not have: 404 from here (attack 28).

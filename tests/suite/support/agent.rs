@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use super::evidence;
 use super::message::{Head, Message, Response, parse_chunk, parse_trailers};
 use super::observed::within;
+use super::secrets::assert_none_in;
 
 /// How much of a body is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,9 @@ impl Agent {
             }
         };
         if head.value("postern-reason").is_some() {
-            evidence::keep("refusal", &[head.raw.clone(), body.clone()].concat());
+            let refusal = [&head.raw[..], &body].concat();
+            assert_none_in("a refusal", &refusal);
+            evidence::keep("refusal", &refusal);
         }
         Response { status: status(&head), head, body, whole }
     }

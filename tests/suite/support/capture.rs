@@ -91,10 +91,12 @@ pub struct Seen {
     pub requests: Vec<Request>,
 }
 
+type Rule = dyn Fn(&Request) -> Answer + Send + Sync;
+
 /// What to do with the next request: the queued answers first, then the standing rule.
 pub struct Script {
     queued: Mutex<VecDeque<Answer>>,
-    rule: Mutex<Arc<dyn Fn(&Request) -> Answer + Send + Sync>>,
+    rule: Mutex<Arc<Rule>>,
 }
 
 impl Script {
@@ -132,7 +134,7 @@ impl Capture {
             Protocol::H2 => Some(TlsAcceptor::from(authority.server(names, &[b"h2"], expired))),
         };
         let seen = Arc::new(Observed::new(Seen::default()));
-        let rule: Arc<dyn Fn(&Request) -> Answer + Send + Sync> = Arc::new(Answer::result);
+        let rule: Arc<Rule> = Arc::new(Answer::result);
         let script = Arc::new(Script { queued: Mutex::default(), rule: Mutex::new(rule) });
         let accept = accept(listener, tls, protocol, Arc::clone(&seen), Arc::clone(&script));
         let task = tokio::spawn(accept).abort_handle();

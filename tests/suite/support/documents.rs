@@ -53,6 +53,12 @@ impl Binding {
         self.set("/server/url", json!(url))
     }
 
+    /// Calls the object otherwise than its file, server and Secret.
+    pub fn object_name(mut self, name: &str) -> Self {
+        self.document["metadata"]["name"] = json!(name);
+        self
+    }
+
     pub fn in_namespace(mut self, namespace: &str) -> Self {
         self.document["metadata"]["namespace"] = json!(namespace);
         self

@@ -140,6 +140,7 @@ impl Files {
         let invisible = |c: char| c != ' ' && !c.is_ascii_graphic();
         for run in text.split(invisible).map(str::trim).filter(|run| run.len() >= secrets::SEARCHABLE) {
             evidence::secret(run);
+            secrets::remember(run);
             self.secrets.lock().unwrap_or_else(PoisonError::into_inner).push(run.to_owned());
         }
     }

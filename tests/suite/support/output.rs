@@ -19,15 +19,12 @@ impl Lines {
     /// Takes the first line that `wanted` makes something of and nobody has taken.
     pub fn take<R>(&mut self, wanted: impl Fn(&str) -> Option<R>) -> Option<R> {
         self.taken.resize(self.lines.len(), false);
-        let found = self.lines.iter().zip(&mut self.taken).find_map(|(line, taken)| {
-            if *taken {
-                return None;
-            }
+        let mut untaken = self.lines.iter().zip(&mut self.taken).filter(|(_, taken)| !**taken);
+        untaken.find_map(|(line, taken)| {
             let found = wanted(line);
             *taken = found.is_some();
             found
-        });
-        found
+        })
     }
 
     pub fn text(&self) -> String {

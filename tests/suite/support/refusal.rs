@@ -6,7 +6,7 @@ use super::message::Response;
 use super::sidecar::Sidecar;
 
 /// The closed list (design section 6): reason, HTTP status, JSON-RPC code.
-pub const CONTRACT: [(&str, u16, i32); 25] = [
+pub const CONTRACT: [(&str, u16, i32); 26] = [
     ("unbound_server", 403, -31403),
     ("not_mcp", 403, -31403),
     ("not_http", 403, -31403),
@@ -31,6 +31,7 @@ pub const CONTRACT: [(&str, u16, i32); 25] = [
     ("upstream_tls", 502, -31502),
     ("upstream_unreachable", 502, -31502),
     ("upstream_auth_rejected", 502, -31502),
+    ("unscannable_response", 502, -31502),
     ("upstream_timeout", 504, -31504),
 ];
 

@@ -1,9 +1,11 @@
 //! Values that can be searched for: long, random from the first character on, unlike any other.
 
+use std::sync::{Mutex, PoisonError};
+
 use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 const PLAIN: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 const AWKWARD: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghkmnpqrstuvwxyz23456789+/=%&?~\"\\<>:; ";
@@ -15,6 +17,20 @@ fn random(alphabet: &[u8], length: usize) -> String {
     let mut bytes = vec![0; length];
     rand::fill(&mut bytes).expect("the system has randomness");
     bytes.iter().map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()])).collect()
+}
+
+/// Every upstream secret of this run, whichever test made it.
+static KNOWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Remembers an upstream secret.
+pub fn remember(secret: &str) {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).push(secret.to_owned());
+}
+
+/// Fails if any upstream secret of this run stands in `text`, in any form.
+pub fn assert_none_in(place: &str, text: &[u8]) {
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(find_leak(text, &known), None, "a secret stands in {place}");
 }
 
 /// An upstream credential of letters and digits.
@@ -32,6 +48,9 @@ pub fn sentinel() -> String {
     format!("agent{}", random(PLAIN, 24))
 }
 
+/// What RFC 3986 leaves as it is.
+pub const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Every form in which `secret` would give itself away: plain, its first eight characters,
 /// percent-encoded, base64 at each of the three alignments.
 pub fn forms(secret: &str) -> Vec<String> {
@@ -39,6 +58,7 @@ pub fn forms(secret: &str) -> Vec<String> {
         secret.to_owned(),
         secret.chars().take(8).collect(),
         utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string(),
+        utf8_percent_encode(secret, &UNRESERVED).to_string(),
     ];
     for skip in 0..3 {
         // Inside a longer text the value may begin at any of three positions of a base64 group;

@@ -21,6 +21,7 @@ pub struct Builder {
     config: Value,
     bindings: Vec<Binding>,
     layout: Layout,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -35,6 +36,12 @@ impl Builder {
         self
     }
 
+    /// Sets a variable in the sidecar's environment, which is empty otherwise.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Lays Secrets out as the kubelet mounts them.
     pub fn kubelet_volumes(mut self) -> Self {
         self.layout = Layout::Kubelet;
@@ -46,7 +53,7 @@ impl Builder {
         let files = Files::new(self.layout);
         self.bindings.iter().for_each(|binding| files.add(binding));
         files.write("postern.yaml", serde_yaml::to_string(&self.config).expect("a JSON value is YAML"));
-        let process = Process::start(&files);
+        let process = Process::start(&files, &self.environment);
         let listening = process.listening().await;
         let address = |field: &str| -> SocketAddr {
             let text = listening[field].as_str().unwrap_or_else(|| panic!("no {field} in {listening}"));
@@ -77,7 +84,7 @@ impl Sidecar {
             "dial": {"allowLoopback": true},
             "log": {"level": "trace", "format": "json"},
         });
-        Builder { config, bindings: Vec::new(), layout: Layout::Files }
+        Builder { config, bindings: Vec::new(), layout: Layout::Files, environment: Vec::new() }
     }
 
     /// The caller that most tests are.
@@ -153,9 +160,20 @@ impl Sidecar {
         self.process.stderr.read(Lines::text)
     }
 
+    /// Awaits a line on stderr that contains `text`.
+    pub async fn diagnostic(&self, text: &str) -> String {
+        let find = |line: &str| line.contains(text).then(|| line.to_owned());
+        self.process.stderr.until(&format!("{text:?} on stderr"), |lines| lines.take(find)).await
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let kill = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.process.id)]).status();
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.process.id)]).status();
         assert!(kill.expect("a shell is there").success(), "the sidecar is running");
     }
 
@@ -199,14 +217,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// `postern sidecar --config <files>/postern.yaml`, in an environment full of traps.
-    pub fn start(files: &Files) -> Self {
-        let dead = "http://127.0.0.1:9";
+    /// `postern sidecar --config <files>/postern.yaml`, in this environment and no other.
+    pub fn start(files: &Files, environment: &[(String, String)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_postern"))
             .args(["sidecar", "--log-level", "trace", "--config"])
             .arg(files.path("postern.yaml"))
-            // An egress guard that believed these would send credentials through them.
-            .envs([("HTTPS_PROXY", dead), ("HTTP_PROXY", dead), ("ALL_PROXY", dead), ("https_proxy", dead)])
+            .env_clear()
+            .envs(environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -63,7 +63,7 @@ async fn steering_headers_are_dropped() {
             ("Refresh", "0; url=https://evil.example"),
             ("Authentication-Info", "x"),
         ];
-        let lines = [&steering[1..], &[("Mcp-Session-Id", "s-1"), ("X-Kept", "a")][..]].concat();
+        let lines = [&steering[..], &[("Mcp-Session-Id", "s-1"), ("X-Kept", "a")][..]].concat();
         capture.next(Answer::full(200, &lines, "{}"));
         let response = sidecar.post("github", rpc::list(1)).await;
         response.assert_ok();
