@@ -189,7 +189,7 @@ impl Upstreams {
         builder.max_buf_size(64 * 1024);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         let task = self.drive(connection, server);
-        Ok(Connection::Http1(Http1 { sender, task, since: clock::now() }))
+        Ok(Connection::Http1(Http1 { sender, task, since: clock::now(), life: Duration::ZERO }))
     }
 
     async fn http2<S>(&self, stream: S, server: &str) -> Result<Connection, Refusal>
@@ -287,6 +287,7 @@ impl Connection {
                     let fault = fault(error);
                     SendFault { unsent: fault.unsent.map(|request| absolute_form(request, &pool.url)), ..fault }
                 })?;
+                connection.heed(response.headers());
                 Ok(Incomer { response, hold: Hold::Http1(connection, Arc::clone(pool)) })
             }
             Self::Http2(connection) => {

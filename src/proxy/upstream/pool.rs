@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body_util::Full;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName as TlsName;
@@ -22,8 +23,14 @@ pub(in crate::proxy) type Pools = HashMap<PoolKey, Arc<Pool>>;
 
 /// How many idle connections one key keeps.
 const MAX_IDLE: usize = 64;
-/// How long an idle connection is kept: shorter than the 75 s and 60 s that common servers allow.
-const IDLE_LIFE: Duration = Duration::from_secs(50);
+/// How long an idle HTTP/1.1 connection is kept where the server does not say. The stacks below
+/// the MCP SDKs (uvicorn, Node) close after 5 s; a call sent into that is lost, and may not be
+/// sent again.
+const IDLE_LIFE: Duration = Duration::from_secs(4);
+/// The longest, whatever the server says.
+const MAX_IDLE_LIFE: Duration = Duration::from_secs(50);
+/// How much earlier than the server we let go.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
 
 /// An HTTP/1.1 connection.
 pub(in crate::proxy) struct Http1 {
@@ -31,6 +38,25 @@ pub(in crate::proxy) struct Http1 {
     #[expect(dead_code, reason = "held: dropping it closes the connection")]
     pub(super) task: OwnedTask,
     pub(super) since: Instant,
+    pub(super) life: Duration,
+}
+
+impl Http1 {
+    /// Learns from an answer how long the server keeps the connection (`Keep-Alive: timeout=5`,
+    /// RFC 2068 section 19.7.1; Node and others send it).
+    pub(super) fn heed(&mut self, headers: &HeaderMap) {
+        let said = headers.get("keep-alive").and_then(|value| value.to_str().ok()).and_then(timeout_parameter);
+        self.life = said.map_or(IDLE_LIFE, |time| time.saturating_sub(IDLE_MARGIN).min(MAX_IDLE_LIFE));
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        !self.sender.is_closed() && now.duration_since(self.since) < self.life
+    }
+}
+
+fn timeout_parameter(value: &str) -> Option<Duration> {
+    let timeout = value.split(',').find_map(|parameter| parameter.trim().strip_prefix("timeout="))?;
+    timeout.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// An HTTP/2 connection.
@@ -104,7 +130,7 @@ impl Pool {
         loop {
             // The one used last is the least likely to have been closed by the other side.
             let mut connection = self.idle().http1.pop()?;
-            if connection.sender.ready().await.is_ok() {
+            if connection.is_fresh(clock::now()) && connection.sender.ready().await.is_ok() {
                 return Some(Connection::Http1(connection));
             }
         }
@@ -149,8 +175,7 @@ impl Pool {
 
     fn expire(&self, now: Instant) {
         let mut idle = self.idle();
-        idle.http1
-            .retain(|connection| !connection.sender.is_closed() && now.duration_since(connection.since) < IDLE_LIFE);
+        idle.http1.retain(|connection| connection.is_fresh(now));
         if idle.http2.as_ref().is_some_and(|connection| connection.sender.is_closed()) {
             idle.http2 = None;
         }
@@ -182,5 +207,19 @@ pub(in crate::proxy) async fn sweep(pools: Arc<Mutex<Pools>>, credentials: Crede
             }
             keep
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_word_on_keep_alive_is_read() {
+        for (value, expected) in
+            [("timeout=5", Some(5)), ("max=100, timeout=30", Some(30)), ("timeout=x", None), ("", None)]
+        {
+            assert_eq!(timeout_parameter(value), expected.map(Duration::from_secs), "{value}");
+        }
     }
 }
