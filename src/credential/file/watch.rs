@@ -56,6 +56,9 @@ impl FileWatch {
     /// Reads the directory once, and goes on watching. `Err` are the problems of the first
     /// reading: at start they are the user's to mend, later they only disable what they concern.
     pub fn start(settings: WatchSettings, on_read: OnRead) -> Result<(Self, Credentials), Vec<Problem>> {
+        // Events name absolute paths, and are compared with this one.
+        let directory = std::path::absolute(&settings.directory).unwrap_or(settings.directory);
+        let settings = WatchSettings { directory, ..settings };
         let (stop, wakes) = channel();
         let mut watcher = Watcher::new(settings, stop.clone());
         watcher.follow();
