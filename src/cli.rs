@@ -1,5 +1,7 @@
 //! The command line (layer 6): one file per subcommand, each wires the parts it needs.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output; everything else logs")]
+
 mod check;
 mod demo;
 mod sidecar;

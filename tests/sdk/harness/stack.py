@@ -53,7 +53,7 @@ class Server:
 
     name: str
     host: str
-    secret: str = field(default_factory=lambda: "upstream-" + secrets.token_urlsafe(32))
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     port: int = 0
     child: Child | None = None
     wire: WireReader | None = None
