@@ -476,6 +476,16 @@ fn no_page_is_lost() {
 
 // === Tests named in the documentation ===
 
+#[test]
+fn every_step_of_the_test_command_has_its_row() {
+    let script = read("tests/run");
+    let steps = script.lines().filter_map(|line| line.strip_prefix("step_")?.split_once("()"));
+    let steps: BTreeSet<String> = steps.map(|(name, _)| name.to_owned()).collect();
+    let rows = tables(&read("docs/development.md"), "step").concat();
+    let documented: BTreeSet<String> = rows.iter().map(|row| code(cell(row, 0))).collect();
+    assert_eq!(documented, steps);
+}
+
 /// docs/development.md says which test covers what; the tests it names exist.
 #[test]
 fn every_test_that_is_named_exists() {

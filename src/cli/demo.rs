@@ -138,7 +138,7 @@ impl Stage {
             let beside = file.with_extension("new");
             std::fs::write(&beside, text.as_bytes())?;
             std::fs::rename(&beside, &file)?;
-            println!("rotated: the file and the server have a new token; running calls end, new ones carry it");
+            println!("rotated: the file and the server have a new token; new calls carry it at once");
         }
     }
 }

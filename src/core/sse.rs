@@ -145,7 +145,7 @@ pub fn parts(path: &str) -> Option<(&str, &str)> {
 /// Where an endpoint event leads: the upstream's path and query, if it stays on its origin.
 /// `base` is the stream's own URL, `target` its path and query.
 pub fn resolve(reference: &str, base: &UpstreamUrl, target: &str) -> Option<String> {
-    let reference = reference.trim();
+    let reference = Some(reference.trim()).filter(|reference| !reference.is_empty())?;
     let reference = reference.split('#').next().unwrap_or_default();
     let (place, query) = reference.split_once('?').map_or((reference, None), |(place, query)| (place, Some(query)));
     let path = if place.contains("://") {
@@ -222,6 +222,7 @@ mod tests {
         let rows = [
             ("/messages?session_id=1", Some("/messages?session_id=1")),
             ("messages?x", Some("/a/messages?x")),
+            ("", None),
             ("https://h.example/m?s#f", Some("/m?s")),
             ("https://h.example:443/m", Some("/m")),
             ("//h.example/m", Some("/m")),

@@ -52,8 +52,11 @@ pub(super) async fn handle(shared: &Arc<Shared>, head: &Head, body: Result<Bytes
     exchange.received(body.len());
     let read = (head.method == Method::POST).then(|| message::parse(&body));
     let single = single(read.as_ref());
-    if let Some(message) = single {
-        exchange.message(message.method.as_deref(), message.params.name.as_deref(), message.id);
+    match (&read, single) {
+        (_, Some(message)) => exchange.message(message.method.as_deref(), message.params.name.as_deref(), message.id),
+        (Some(Ok(_)), None) => exchange.body_kind("batch"),
+        (Some(Err(_)), None) => exchange.body_kind("invalid"),
+        (None, None) => {}
     }
     let request_id = single.filter(|message| message.kind == Some(Kind::Request)).and_then(|message| message.id);
     let request = Request { shared, head, read: read.as_ref(), session, body: &body, id: request_id };

@@ -52,6 +52,8 @@ impl Telemetry {
 pub enum Outcome {
     /// The whole answer went to the agent.
     Ok,
+    /// The whole answer went to the agent, and its status was 4xx or 5xx: the server's own error.
+    UpstreamError,
     /// Refused; the reason says why.
     Refused,
     /// The agent closed its connection first. Normal for clients that stop at the last event.
@@ -75,6 +77,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::UpstreamError => "upstream_error",
             Self::Refused => "refused",
             Self::ClientClosed => "client_closed",
             Self::UpstreamGone => "upstream_gone",
@@ -166,6 +169,11 @@ impl Exchange {
         self.line.rpc_id = id.map(clipped);
     }
 
+    /// What the body is, where it holds no single message: `batch` or `invalid`.
+    pub fn body_kind(&mut self, kind: &'static str) {
+        self.line.method = Some(kind);
+    }
+
     /// The session and trace the request names.
     pub fn context(&mut self, session: Option<SessionDigest>, traceparent: Option<&str>) {
         self.line.session = session.map(|digest| digest.short());
@@ -240,7 +248,8 @@ impl Exchange {
 
     /// Ends.
     pub fn finish(mut self, outcome: Outcome) {
-        self.end(outcome);
+        let failed = outcome == Outcome::Ok && self.line.status.is_some_and(|status| status >= 400);
+        self.end(if failed { Outcome::UpstreamError } else { outcome });
     }
 
     fn server_label(&self) -> &str {

@@ -133,7 +133,7 @@ impl Watcher {
             let loaded = load_bindings(&self.settings.directory);
             let problems = loaded.problems.len() + loaded.clashes.len();
             let (due, conflicts) = self.take(&loaded);
-            self.tell(&loaded.problems, &conflicts);
+            self.tell(&loaded.all_problems(), &conflicts);
             pause = match due {
                 Some(due) => due.saturating_duration_since(clock::now()) + Duration::from_millis(1),
                 None if self.notify.is_some() => POLL,
