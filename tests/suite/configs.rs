@@ -112,7 +112,7 @@ fn bad_credentials(pasted: &str) -> Vec<Case> {
 
 /// Runs the binary on these files to its end: exit code, standard error, standard output.
 async fn run(files: &Files) -> (Option<i32>, String, String) {
-    let process = Process::start(files, &[]);
+    let process = Process::start(files);
     let status = process.exit().await;
     (status.code(), process.stderr.read(Lines::text), process.stdout.read(Lines::text))
 }

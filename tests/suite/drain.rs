@@ -13,17 +13,6 @@ async fn scene(protocol: Protocol, grace: &str) -> (Capture, Sidecar) {
     (capture, sidecar)
 }
 
-/// Asks until the drain has begun: the answer that says so.
-async fn until_draining(sidecar: &Sidecar) -> crate::support::Response {
-    loop {
-        let response = sidecar.post("github", rpc::list(7)).await;
-        match response.reason() {
-            None => response.assert_ok(),
-            Some(_) => return response,
-        }
-    }
-}
-
 /// SIGTERM: new calls are refused as `draining`, on new connections and kept ones; the call under
 /// way gets its answer; then the process ends with 0.
 #[tokio::test]
@@ -37,13 +26,13 @@ async fn a_call_under_way_finishes_and_new_ones_are_refused() {
         let request = capture.request(0).await;
         sidecar.terminate();
         let refusal = Refusal { reason: "draining", server: "", form: Form::Rpc("7") };
-        refusal.assert_answer(&until_draining(&sidecar).await);
+        refusal.assert_answer(&sidecar.until_refused("github").await);
         let line = sidecar.next_access("draining", |line| line["reason"] == "draining").await;
         assert_eq!((line["outcome"].as_str(), line["status"].as_u64()), (Some("refused"), Some(503)), "{line}");
         assert!(sidecar.metric("postern_refusals_total", &[("reason", "draining")]).await >= 1.0);
-        let before = capture.requests().len();
+        let before = capture.count();
         sidecar.post("github", rpc::list(8)).await.assert_refused("draining");
-        assert_eq!(capture.requests().len(), before, "nothing new goes out");
+        assert_eq!(capture.count(), before, "nothing new goes out");
         assert!(give.send(Answer::result(&request)).is_ok(), "the upstream still waits");
         held.response().await.assert_ok();
         assert_eq!(sidecar.exit().await.code(), Some(0), "{protocol:?}");
@@ -79,7 +68,7 @@ async fn a_stream_that_ends_in_the_grace_ends_the_drain() {
     let mut agent = sidecar.agent().await;
     agent.open(Message::get("github")).await;
     sidecar.terminate();
-    until_draining(&sidecar).await.assert_refused("draining");
+    sidecar.until_refused("github").await.assert_refused("draining");
     stream.event("in the grace");
     agent.until("data: in the grace\n\n").await;
     stream.finish();
@@ -112,7 +101,7 @@ async fn a_second_signal_ends_at_once() {
     let mut agent = sidecar.agent().await;
     agent.open(Message::get("github")).await;
     sidecar.terminate();
-    until_draining(&sidecar).await.assert_refused("draining");
+    sidecar.until_refused("github").await.assert_refused("draining");
     sidecar.terminate();
     assert_eq!(sidecar.exit().await.code(), Some(0));
     agent.drained().await;

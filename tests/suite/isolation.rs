@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::capture::Request;
 use crate::support::refusal::{Form, Refusal};
 use crate::support::{
-    Answer, Binding, Capture, Message, Protocol, Sidecar, assert_refusal, rpc, unique_secret, within,
+    Answer, Binding, Capture, Message, Protocol, Sidecar, assert_refusal, repeated, rpc, unique_secret, within,
 };
 
 /// Which values of `of` each connection has carried.
@@ -101,13 +101,13 @@ async fn generations_never_share_a_connection() {
             interleave(&[(&sidecar, "github")], 10).await;
             let fresh = unique_secret();
             sidecar.files().replace_secret(&binding.secret_name(), "token", fresh.as_bytes());
-            loop {
-                let number = capture.requests().len();
+            repeated("calls with the new value", async || {
+                let number = capture.count();
                 interleave(&[(&sidecar, "github")], 4).await;
-                if capture.requests()[number..].iter().all(|request| token(request) == format!("Bearer {fresh}")) {
-                    break;
-                }
-            }
+                let fresh = |request: &Request| token(request) == format!("Bearer {fresh}");
+                capture.requests()[number..].iter().all(fresh).then_some(())
+            })
+            .await;
         }
         let map = per_connection(&capture.requests(), token);
         assert!(map.len() >= 4 && map.values().all(|tokens| tokens.len() == 1), "{protocol:?}: {map:?}");

@@ -3,6 +3,7 @@
 //! One module per promise. Nothing here is mocked inside the product; the fakes are at the
 //! sockets, and they keep every byte. `POSTERN_EVIDENCE=<dir>` keeps what the sidecars wrote.
 
+#![expect(clippy::print_stderr, reason = "a failed test shows what its sidecar said")]
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has to fail")]
 #![expect(clippy::disallowed_methods, reason = "tests start tasks, read clocks and one variable of their own")]
 #![expect(clippy::string_slice, reason = "what is cut here is ASCII")]

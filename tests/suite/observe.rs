@@ -37,6 +37,7 @@ async fn metrics_hold_the_promised_families() {
     let (_capture, sidecar) = scene().await;
     sidecar.post("github", rpc::list(1)).await.assert_ok();
     sidecar.post("nobody", rpc::list(1)).await.assert_refused("unbound_server");
+    sidecar.next_access("the call", |line| line["outcome"] == "ok").await;
     let response = sidecar.admin("/metrics").await;
     assert!(response.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
     let metrics = sidecar.metrics().await;
@@ -134,6 +135,8 @@ async fn hostile_names_never_become_labels() {
         async move {
             for message in hostile(n) {
                 sidecar.ask(message).await;
+                // An exchange is counted when it is over, which may be after its answer was read.
+                sidecar.next_access("the exchange", |_| true).await;
             }
         }
     };

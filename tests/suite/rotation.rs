@@ -9,7 +9,8 @@ use crate::support::answer::Stream;
 use crate::support::files::Files;
 use crate::support::refusal::{Form, Refusal};
 use crate::support::{
-    Agent, Answer, Binding, Capture, Message, Protocol, Sidecar, assert_refusal, awkward_secret, rpc, unique_secret,
+    Agent, Answer, Binding, Capture, Message, Protocol, Sidecar, assert_refusal, awkward_secret, repeated, rpc,
+    unique_secret, within,
 };
 
 /// An upstream and a sidecar with `github`, whose Secret is `github-secret`, key `token`.
@@ -43,33 +44,29 @@ impl Scene {
     /// Calls until the upstream is shown `fresh`; every call on the way carries exactly the old or
     /// the new value, and never the old one again after the new.
     async fn calls_carry(&mut self, fresh: &str) {
-        loop {
-            let number = self.capture.requests().len();
-            self.sidecar.post("github", rpc::list(number)).await.assert_ok();
-            let request = self.capture.request(number).await;
-            let values = request.values("authorization");
-            if values == [format!("Bearer {fresh}")] {
-                break;
-            }
-            assert_eq!(values, [format!("Bearer {}", self.secret)], "old or new, never anything else");
-        }
+        let (old, fresh) = (format!("Bearer {}", self.secret), format!("Bearer {fresh}"));
+        repeated("calls to carry the new value", async || {
+            let value = self.carried().await;
+            assert!(value == old || value == fresh, "old or new, never anything else: {value}");
+            (value == fresh).then_some(())
+        })
+        .await;
         for _ in 0..3 {
-            let number = self.capture.requests().len();
-            self.sidecar.post("github", rpc::list(number)).await.assert_ok();
-            assert_eq!(self.capture.request(number).await.values("authorization"), [format!("Bearer {fresh}")]);
+            assert_eq!(self.carried().await, fresh);
         }
-        self.secret = fresh.to_owned();
+        self.secret = fresh["Bearer ".len()..].to_owned();
+    }
+
+    /// The credential line of one call.
+    async fn carried(&self) -> String {
+        let number = self.capture.count();
+        self.sidecar.post("github", rpc::list(number)).await.assert_ok();
+        self.capture.request(number).await.values("authorization").join("|")
     }
 
     /// Calls until one is refused, which is with `reason`; all before that pass.
     async fn calls_are_refused(&self, reason: &str) {
-        loop {
-            let response = self.sidecar.post("github", rpc::list(7)).await;
-            match response.reason() {
-                None => response.assert_ok(),
-                Some(_) => return response.assert_refused(reason),
-            }
-        }
+        self.sidecar.until_refused("github").await.assert_refused(reason);
     }
 
     /// Opens an event stream by GET; it is live.
@@ -117,6 +114,29 @@ async fn a_kubelet_swap_reaches_the_next_calls() {
     }
 }
 
+/// A change is noticed when it happens, not when somebody looks: ten in a row take seconds together,
+/// where looking every five seconds would take longer than any event may. Also where the configuration
+/// and the directory are given relative to the working directory.
+#[tokio::test]
+async fn changes_are_noticed_by_event() {
+    for relative in [false, true] {
+        let capture = Capture::start(Protocol::Tls).await;
+        let secret = unique_secret();
+        let builder = Sidecar::for_research().binding(Binding::new("github").to(&capture).token(&secret));
+        let source = json!({"file": {"directory": "bindings"}});
+        let builder = if relative { builder.config("source", source).in_its_directory() } else { builder };
+        let mut scene = Scene { capture, sidecar: builder.start().await, secret };
+        within("ten rotations", async {
+            for _ in 0..10 {
+                let fresh = unique_secret();
+                scene.files().replace_secret(SECRET, "token", fresh.as_bytes());
+                scene.calls_carry(&fresh).await;
+            }
+        })
+        .await;
+    }
+}
+
 /// A `..data` swap is one snapshot: user name and password of a Basic credential never mix.
 #[tokio::test]
 async fn a_kubelet_swap_never_mixes_two_versions() {
@@ -130,13 +150,12 @@ async fn a_kubelet_swap_never_mixes_two_versions() {
         let keys = [("username", user.as_bytes()), ("password", password.as_bytes())];
         sidecar.files().swap_secret(SECRET, &keys);
         expected.push(format!("Basic {value}"));
-        loop {
-            let number = capture.requests().len();
+        repeated("the new pair at the upstream", async || {
+            let number = capture.count();
             sidecar.post("github", rpc::list(1)).await.assert_ok();
-            if capture.request(number).await.values("authorization") == [expected[version - 1].as_str()] {
-                break;
-            }
-        }
+            (capture.request(number).await.values("authorization") == [expected[version - 1].as_str()]).then_some(())
+        })
+        .await;
     }
     let mut seen: Vec<String> = capture.requests().iter().map(|r| r.values("authorization").join("|")).collect();
     seen.dedup();
@@ -237,16 +256,8 @@ async fn an_invalid_new_value_revokes() {
     let scene = Scene::with_grace("1h").await;
     let (_stream, mut agent) = scene.open_stream().await;
     scene.files().replace_secret(SECRET, "token", format!("{}\r\nX: y", unique_secret()).as_bytes());
-    loop {
-        let response = scene.sidecar.post("github", rpc::list(7)).await;
-        match response.reason() {
-            None => response.assert_ok(),
-            Some(reason) => {
-                assert!(matches!(reason, "credential_revoked" | "credential_invalid"), "{reason}");
-                break;
-            }
-        }
-    }
+    let response = scene.sidecar.until_refused("github").await;
+    assert!(matches!(response.reason(), Some("credential_revoked" | "credential_invalid")), "{}", response.text());
     agent.drained().await;
     scene.capture.abandoned(0).await;
 }
@@ -259,15 +270,9 @@ async fn a_revoked_credential_that_returns_is_served() {
     scene.calls_are_refused("credential_revoked").await;
     let fresh = unique_secret();
     scene.files().replace_secret(SECRET, "token", fresh.as_bytes());
-    loop {
-        let number = scene.capture.requests().len();
-        let response = scene.sidecar.post("github", rpc::list(7)).await;
-        if response.reason().is_none() {
-            assert_eq!(scene.capture.request(number).await.values("authorization"), [format!("Bearer {fresh}")]);
-            break;
-        }
-        response.assert_refused("credential_revoked");
-    }
+    let number = scene.capture.count();
+    scene.sidecar.until_served("github", &["credential_revoked"]).await;
+    assert_eq!(scene.capture.request(number).await.values("authorization"), [format!("Bearer {fresh}")]);
 }
 
 /// Editors and volume plugins remove and re-create: an absence well under 500 ms is no revocation.
@@ -302,13 +307,7 @@ async fn a_removed_binding_is_revoked_and_may_return() {
     agent.drained().await;
     scene.capture.abandoned(0).await;
     scene.files().write("bindings/github.yaml", document);
-    loop {
-        let response = scene.sidecar.post("github", rpc::list(7)).await;
-        if response.reason().is_none() {
-            return response.assert_ok();
-        }
-        response.assert_refused("credential_revoked");
-    }
+    scene.sidecar.until_served("github", &["credential_revoked"]).await;
 }
 
 /// A binding that becomes undecodable is revoked, not kept as it was.
@@ -341,17 +340,9 @@ async fn a_new_binding_is_served_at_run_time() {
     let secret = unique_secret();
     let added = Binding::new("jira").to(&scene.capture).url(&scene.capture.url("/jira")).token(&secret);
     scene.files().add(&added);
-    loop {
-        let number = scene.capture.requests().len();
-        let response = scene.sidecar.post("jira", rpc::list(7)).await;
-        if response.reason().is_none() {
-            response.assert_ok();
-            let request = scene.capture.request(number).await;
-            assert_eq!(request.values("authorization"), [format!("Bearer {secret}")]);
-            break;
-        }
-        assert!(matches!(response.reason(), Some("unbound_server" | "no_credential")), "{}", response.text());
-    }
+    let number = scene.capture.count();
+    scene.sidecar.until_served("jira", &["unbound_server", "no_credential"]).await;
+    assert_eq!(scene.capture.request(number).await.values("authorization"), [format!("Bearer {secret}")]);
     stream.event("undisturbed");
     agent.until("data: undisturbed\n\n").await;
 }

@@ -191,7 +191,7 @@ async fn open_streams_are_counted_while_they_live() {
 async fn a_silent_answer_is_given_up() {
     let capture = Capture::start(Protocol::Plain).await;
     let binding = Binding::new("github").to(&capture).token(unique_secret());
-    let sidecar = Sidecar::for_research().binding(binding).config("idleTimeout", json!("1s")).start().await;
+    let sidecar = Sidecar::for_research().binding(binding).config("idleTimeout", json!("2s")).start().await;
     let (_silent, mut agent) = open_json(&capture, &sidecar).await;
     let (lively, mut other) = open_json(&capture, &sidecar).await;
     let pings = async {

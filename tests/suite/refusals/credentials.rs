@@ -86,15 +86,8 @@ async fn a_credential_that_arrives_later_is_served() {
     sidecar.post("github", rpc::list(7)).await.assert_refused("no_credential");
     let secret = unique_secret();
     sidecar.files().overwrite_secret(&binding.secret_name(), "token", secret.as_bytes());
-    loop {
-        let response = sidecar.post("github", rpc::list(7)).await;
-        if response.reason().is_none() {
-            response.assert_ok();
-            break;
-        }
-        // A half-written file may be seen empty; never as a credential.
-        assert!(matches!(response.reason(), Some("no_credential" | "credential_invalid")), "{}", response.text());
-    }
+    // A half-written file may be seen empty; never as a credential.
+    sidecar.until_served("github", &["no_credential", "credential_invalid"]).await;
     let values: Vec<String> = capture.requests().iter().flat_map(|r| owned(&r.values("authorization"))).collect();
     assert_eq!(values, [format!("Bearer {secret}")]);
 }

@@ -189,6 +189,11 @@ impl Capture {
         self.seen.read(|seen| seen.connections.len())
     }
 
+    /// How many requests there have been.
+    pub fn count(&self) -> usize {
+        self.seen.read(|seen| seen.requests.len())
+    }
+
     /// The requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.seen.read(|seen| seen.requests.clone())

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// How long any single event may take before the test says what it was waiting for.
 /// Generous on purpose: it bounds a hang and measures nothing.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Awaits `event`, or fails naming what never came.
 pub async fn within<F: Future>(what: &str, event: F) -> F::Output {
@@ -16,6 +16,18 @@ pub async fn within<F: Future>(what: &str, event: F) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("waited {PATIENCE:?} for {what}"),
     }
+}
+
+/// Tries again and again until an attempt makes something of it, or fails naming what never came.
+pub async fn repeated<R>(what: &str, mut attempt: impl AsyncFnMut() -> Option<R>) -> R {
+    within(what, async {
+        loop {
+            if let Some(result) = attempt().await {
+                return result;
+            }
+        }
+    })
+    .await
 }
 
 /// A value that others change and a test awaits.

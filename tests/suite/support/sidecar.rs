@@ -11,8 +11,8 @@ use super::agent::Agent;
 use super::documents::Binding;
 use super::evidence;
 use super::files::{Files, Layout};
-use super::message::{Message, Response};
-use super::observed::{Observed, PATIENCE, within};
+use super::message::{Message, Response, rpc};
+use super::observed::{Observed, PATIENCE, repeated, within};
 use super::output::{Lines, Metrics, collect};
 use super::secrets::find_leak;
 
@@ -22,6 +22,7 @@ pub struct Builder {
     bindings: Vec<Binding>,
     layout: Layout,
     environment: Vec<(String, String)>,
+    in_its_directory: bool,
 }
 
 impl Builder {
@@ -42,6 +43,12 @@ impl Builder {
         self
     }
 
+    /// Starts it in the directory of its configuration, which is named without one.
+    pub fn in_its_directory(mut self) -> Self {
+        self.in_its_directory = true;
+        self
+    }
+
     /// Lays Secrets out as the kubelet mounts them.
     pub fn kubelet_volumes(mut self) -> Self {
         self.layout = Layout::Kubelet;
@@ -53,7 +60,7 @@ impl Builder {
         let files = Files::new(self.layout);
         self.bindings.iter().for_each(|binding| files.add(binding));
         files.write("postern.yaml", serde_yaml::to_string(&self.config).expect("a JSON value is YAML"));
-        let process = Process::start(&files, &self.environment);
+        let process = Process::start_with(&files, &self.environment, self.in_its_directory);
         let listening = process.listening().await;
         let address = |field: &str| -> SocketAddr {
             let text = listening[field].as_str().unwrap_or_else(|| panic!("no {field} in {listening}"));
@@ -84,7 +91,13 @@ impl Sidecar {
             "dial": {"allowLoopback": true},
             "log": {"level": "trace", "format": "json"},
         });
-        Builder { config, bindings: Vec::new(), layout: Layout::Files, environment: Vec::new() }
+        Builder {
+            config,
+            bindings: Vec::new(),
+            layout: Layout::Files,
+            environment: Vec::new(),
+            in_its_directory: false,
+        }
     }
 
     /// The caller that most tests are.
@@ -118,6 +131,37 @@ impl Sidecar {
     /// One POST of this body to a server.
     pub async fn post(&self, server: &str, body: impl Into<Vec<u8>>) -> Response {
         self.ask(Message::post(server, body)).await
+    }
+
+    /// Calls until one passes; all before it are refused with one of these reasons.
+    pub async fn until_served(&self, server: &str, meanwhile: &[&str]) {
+        repeated(&format!("{server} to be served"), async || {
+            let response = self.post(server, rpc::list(7)).await;
+            match response.reason() {
+                None => {
+                    response.assert_ok();
+                    Some(())
+                }
+                Some(reason) => {
+                    assert!(meanwhile.contains(&reason), "{}", response.text());
+                    None
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Calls until one is refused, which it returns; all before it pass.
+    pub async fn until_refused(&self, server: &str) -> Response {
+        repeated(&format!("{server} to be refused"), async || {
+            let response = self.post(server, rpc::list(7)).await;
+            let refused = response.reason().is_some();
+            if !refused {
+                response.assert_ok();
+            }
+            refused.then_some(response)
+        })
+        .await
     }
 
     /// One GET of the admin listener.
@@ -217,11 +261,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// `postern sidecar --config <files>/postern.yaml`, in this environment and no other.
-    pub fn start(files: &Files, environment: &[(String, String)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_postern"))
-            .args(["sidecar", "--log-level", "trace", "--config"])
-            .arg(files.path("postern.yaml"))
+    /// `postern sidecar --config <files>/postern.yaml`, in an empty environment.
+    pub fn start(files: &Files) -> Self {
+        Self::start_with(files, &[], false)
+    }
+
+    fn start_with(files: &Files, environment: &[(String, String)], in_its_directory: bool) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+        command.args(["sidecar", "--log-level", "trace", "--config"]);
+        if in_its_directory {
+            command.arg("postern.yaml").current_dir(files.path(""));
+        } else {
+            command.arg(files.path("postern.yaml"));
+        }
+        let mut child = command
             .env_clear()
             .envs(environment.iter().cloned())
             .stdin(Stdio::null())
