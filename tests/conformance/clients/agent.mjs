@@ -1,0 +1,74 @@
+// An agent on an official TypeScript SDK: `node agent.mjs 1` on @modelcontextprotocol/sdk, `2` on its successor
+// @modelcontextprotocol/client. The commands are those of agent.py.
+import { createInterface } from 'node:readline';
+
+async function load(generation) {
+  if (generation === '2') return import('@modelcontextprotocol/client');
+  const sdk = '@modelcontextprotocol/sdk/client';
+  const parts = await Promise.all(['index', 'streamableHttp', 'sse'].map(name => import(`${sdk}/${name}.js`)));
+  return Object.assign({}, ...parts);
+}
+
+const sdk = await load(process.argv[2]);
+
+// Would log in by itself, if something made it.
+const login = {
+  redirectUrl: 'http://127.0.0.1/back',
+  clientMetadata: { client_name: 'agent', redirect_uris: ['http://127.0.0.1/back'] },
+  clientInformation: () => undefined,
+  saveClientInformation: () => {},
+  tokens: () => undefined,
+  saveTokens: () => {},
+  codeVerifier: () => 'unused',
+  saveCodeVerifier: () => {},
+  redirectToAuthorization: () => {
+    throw new Error('a login was begun');
+  },
+};
+
+let client;
+const actions = {
+  async connect({ url, transport, mode, oauth }) {
+    const options = mode === 'auto' ? { versionNegotiation: { mode } } : {};
+    const opened = new sdk.Client({ name: 'agent', version: '1' }, options);
+    const Transport = transport === 'sse' ? sdk.SSEClientTransport : sdk.StreamableHTTPClientTransport;
+    const wire = new Transport(new URL(url), oauth ? { authProvider: login } : {});
+    try {
+      await opened.connect(wire);
+    } catch (failure) {
+      await opened.close();
+      throw failure;
+    }
+    client = opened;
+    return wire.protocolVersion ?? client.getNegotiatedProtocolVersion?.() ?? null;
+  },
+  async list() {
+    return (await client.listTools()).tools.map(tool => tool.name);
+  },
+  async call({ tool }) {
+    return (await client.callTool({ name: tool, arguments: { text: 'hello' } })).content[0].text;
+  },
+  async close() {
+    await client.close();
+    client = undefined;
+    return null;
+  },
+};
+
+function told(failure) {
+  const cause = failure.cause ? ` (${failure.cause})` : '';
+  const data = failure.data ? ` ${JSON.stringify(failure.data)}` : '';
+  return `${failure}${cause}${data}`;
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line);
+  let answer;
+  try {
+    if (!client && command.do !== 'connect') throw new Error('the session is gone');
+    answer = { ok: true, value: await actions[command.do](command) };
+  } catch (failure) {
+    answer = { ok: false, error: told(failure) };
+  }
+  console.log(JSON.stringify(answer));
+}
