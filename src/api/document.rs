@@ -68,15 +68,31 @@ pub fn read_bindings(file: &str, text: &str) -> (Vec<Located>, Vec<Problem>) {
 type Faults = Vec<(Option<usize>, Fault)>;
 
 fn read_binding(part: &Part<'_>) -> Result<Option<Binding>, Faults> {
-    let Some((document, mut faults)) = read::<Document>(part, FIELDS)? else { return Ok(None) };
-    match Binding::try_from(document) {
-        Ok(binding) if faults.is_empty() => Ok(Some(binding)),
+    let Some((document, faults)) = read::<Document>(part, FIELDS)? else { return Ok(None) };
+    match merge(faults, Binding::try_from(document)) {
+        Ok(binding) => Ok(Some(binding)),
+        Err(faults) => Err(part.located(faults)),
+    }
+}
+
+/// Reads a binding as the API server delivers it, by the same rules as a file.
+pub fn read_object(object: &serde_json::Value) -> Result<Binding, Vec<Fault>> {
+    let unreadable = |_| vec![Fault::new("", "a JSON object")];
+    let mut value = serde_yaml::to_value(object).map_err(unreadable)?;
+    let mut faults = Vec::new();
+    shape::check(&mut value, FIELDS, "", &mut faults);
+    let document: Document = serde_yaml::from_value(value).map_err(unreadable)?;
+    merge(faults, Binding::try_from(document))
+}
+
+/// A field that was removed for its shape is missing now; it is told once.
+fn merge(mut faults: Vec<Fault>, binding: Result<Binding, Vec<Fault>>) -> Result<Binding, Vec<Fault>> {
+    match binding {
+        Ok(binding) if faults.is_empty() => Ok(binding),
         Ok(_) => Err(faults),
         Err(more) => {
-            // A field that was removed for its shape is missing now; say it once.
-            let known: Vec<String> = faults.iter().map(|(_, fault)| fault.path.clone()).collect();
-            let new = more.into_iter().filter(|fault| !known.contains(&fault.path));
-            faults.extend(new.map(|fault| (part.locate(&fault.path), fault)));
+            let known: Vec<String> = faults.iter().map(|fault| fault.path.clone()).collect();
+            faults.extend(more.into_iter().filter(|fault| !known.contains(&fault.path)));
             Err(faults)
         }
     }
@@ -94,7 +110,7 @@ pub fn read_one<T: for<'de> Deserialize<'de>>(file: &str, text: &str, fields: Fi
         return (None, vec![problem((None, Fault::new("", "a document; the file is empty")))]);
     };
     match read(part, fields) {
-        Ok(Some((value, faults))) => (Some(value), faults.into_iter().map(problem).collect()),
+        Ok(Some((value, faults))) => (Some(value), part.located(faults).into_iter().map(problem).collect()),
         Ok(None) => (None, vec![problem((None, Fault::new("", "a document; the file is empty")))]),
         Err(faults) => (None, faults.into_iter().map(problem).collect()),
     }
@@ -105,7 +121,7 @@ pub fn line_of(text: &str, path: &str) -> Option<usize> {
     parts(text).first()?.locate(path)
 }
 
-fn read<T: for<'de> Deserialize<'de>>(part: &Part<'_>, fields: Fields) -> Result<Option<(T, Faults)>, Faults> {
+fn read<T: for<'de> Deserialize<'de>>(part: &Part<'_>, fields: Fields) -> Result<Option<(T, Vec<Fault>)>, Faults> {
     // The parser's own message may quote a value; only its place is told.
     let broken = |error: &serde_yaml::Error| {
         let line = error.location().map(|at| at.line() + part.line - 1);
@@ -117,7 +133,6 @@ fn read<T: for<'de> Deserialize<'de>>(part: &Part<'_>, fields: Fields) -> Result
     }
     let mut faults = Vec::new();
     shape::check(&mut value, fields, "", &mut faults);
-    let faults: Faults = faults.into_iter().map(|fault| (part.locate(&fault.path), fault)).collect();
     let typed = serde_yaml::from_value(value).map_err(|error| broken(&error))?;
     Ok(Some((typed, faults)))
 }
@@ -146,6 +161,10 @@ fn parts(text: &str) -> Vec<Part<'_>> {
 }
 
 impl Part<'_> {
+    fn located(&self, faults: Vec<Fault>) -> Faults {
+        faults.into_iter().map(|fault| (self.locate(&fault.path), fault)).collect()
+    }
+
     /// The line of the deepest part of `path` found as a block mapping's key; keys inside
     /// `{...}` are found by their parent's line.
     fn locate(&self, path: &str) -> Option<usize> {
