@@ -122,7 +122,8 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
             name.starts_with('.') && name != ".ci" || ["target", "node_modules", "__pycache__"].contains(&&*name);
         if path.is_dir() && !skipped {
             files.extend(files_below(&path));
-        } else if path.is_file() {
+        } else if path.is_file() && name != ".git" {
+            // In a worktree `.git` is a file that names the machine's own path.
             files.push(path);
         }
     }

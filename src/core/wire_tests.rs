@@ -1,3 +1,5 @@
+//! The wire form: what goes through, what is refused.
+
 use super::*;
 
 const DOCUMENT: &str = r#"{"apiVersion":"postern.dev/v1alpha1","kind":"CredentialBinding","metadata":{"name":"a","namespace":"n"},"spec":{"x":"\u00e9"}}"#;
