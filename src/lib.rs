@@ -3,6 +3,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod credential;
 pub mod proxy;
