@@ -1,0 +1,3 @@
+//! The webhook's own certificates.
+
+pub mod rotation;
