@@ -5,10 +5,16 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::ApiServer;
+
+/// How long an end is awaited that should come at once.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_server_is_ready() {
@@ -62,7 +68,7 @@ fn the_administrators_access_is_private() {
 struct Separate {
     shell: Child,
     ready: Value,
-    stdout: BufReader<ChildStdout>,
+    stdout: Option<BufReader<ChildStdout>>,
 }
 
 impl Separate {
@@ -82,7 +88,7 @@ impl Separate {
         let mut line = String::new();
         stdout.read_line(&mut line).expect("it can be read");
         let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
-        Self { shell, ready, stdout }
+        Self { shell, ready, stdout: Some(stdout) }
     }
 
     fn listens(&self) -> bool {
@@ -92,9 +98,14 @@ impl Separate {
 
     /// Awaits that the program has ended: it is the last that holds its stdout.
     fn ended(&mut self) {
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).expect("it can be read");
-        assert_eq!(rest, "");
+        let mut stdout = self.stdout.take().expect("it is awaited once");
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut rest = String::new();
+            let _ = sender.send(stdout.read_to_string(&mut rest).map(|_| rest));
+        });
+        let rest = receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it still runs after {PATIENCE:?}"));
+        assert_eq!(rest.expect("its stdout can be read"), "");
     }
 }
 

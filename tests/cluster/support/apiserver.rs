@@ -68,7 +68,7 @@ impl ApiServer {
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             // Or it would keep what it discovers in the home of whoever runs the tests.
-            .args(["--cache-dir", "/dev/null"])
+            .args(["--cache-dir", "/dev/null", "--request-timeout", "60s"])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
