@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,8 +29,10 @@ use crate::telemetry::logs::{self, AccessLog, LogSettings};
 use crate::telemetry::metrics::{CredentialSample, Metrics, UsableSample};
 
 mod mcp_json;
+mod publish;
 
 pub(super) use mcp_json::mcp_json;
+use publish::publish;
 
 /// Run the data plane beside one agent
 ///
@@ -244,19 +246,6 @@ impl Publisher {
 
     fn write(&self, credentials: &Credentials, port: u16) -> io::Result<()> {
         let Some(directory) = &self.public else { return Ok(()) };
-        std::fs::create_dir_all(directory)?;
-        let text = mcp_json(&credentials.view().routes, port);
-        let path = directory.join("mcp.json");
-        if std::fs::read(&path).is_ok_and(|now| now == text.as_bytes()) {
-            return Ok(());
-        }
-        write_atomically(directory, &path, &text)
+        publish(directory, "mcp.json", &mcp_json(&credentials.view().routes, port))
     }
-}
-
-/// Written beside and renamed: a reader sees the old file or the new one, whole.
-fn write_atomically(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let beside = directory.join(".mcp.json.new");
-    std::fs::write(&beside, text)?;
-    std::fs::rename(&beside, path)
 }

@@ -9,6 +9,7 @@
 #![expect(clippy::string_slice, reason = "what is cut here is ASCII")]
 #![expect(unreachable_pub, reason = "one binary: pub means that every test may use it")]
 
+mod attacks;
 mod configs;
 mod drain;
 mod echo;

@@ -1,6 +1,7 @@
 //! What operators see: probes, metrics that cannot be flooded, one access line per exchange.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
@@ -165,8 +166,10 @@ async fn mcp_json_names_the_servers() {
     let binding = Binding::new("github").to(&capture).token(&secret);
     let sidecar =
         Sidecar::for_research().binding(binding).config("public", json!({"directory": "./public"})).start().await;
-    let text = std::fs::read_to_string(sidecar.files().path("public/mcp.json"))
-        .expect("mcp.json is written before it listens");
+    let file = sidecar.files().path("public/mcp.json");
+    let text = std::fs::read_to_string(&file).expect("mcp.json is written before it listens");
+    let mode = std::fs::metadata(&file).expect("mcp.json is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "the agent is another user, and only reads");
     let document: serde_json::Value = serde_json::from_str(&text).expect("mcp.json is JSON");
     let url = document["mcpServers"]["github"]["url"].as_str().expect("a url");
     assert_eq!(url, format!("http://127.0.0.1:{}/github", sidecar.endpoint().port()));
