@@ -1,9 +1,11 @@
 //! The decision: routes + head + body -> a plan, or a reason. No I/O, and no credential yet:
 //! a refused call never touches one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, header};
+use percent_encoding::percent_decode_str;
 
 use super::binding::Binding;
 use super::mcp;
@@ -106,10 +108,10 @@ fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
     let head = ask.head;
     local_names(head)?;
     path::check(&head.target.path).map_err(|fault| Refusal::because(Reason::MalformedHead, fault))?;
-    let (segment, rest) = first_segment(&head.target.path);
-    if is_discovery(segment, rest) {
+    if is_discovery(&head.target.path) {
         return Ok(None);
     }
+    let (segment, rest) = first_segment(&head.target.path);
     let name = ServerName::parse(segment).map_err(|_| unbound(routes))?;
     let route = match routes.find(&name) {
         Lookup::Route(route) => route,
@@ -170,14 +172,33 @@ fn first_segment(path: &str) -> (&str, &str) {
 }
 
 /// OAuth paths an MCP client may try on its own, at the root or below a server (RFC 8414, RFC
-/// 9728, MCP 2025-03-26 fallbacks). Forwarded, they would start a login the agent must not have.
-fn is_discovery(segment: &str, rest: &str) -> bool {
-    let well_known = |path: &str| path.starts_with("oauth-") || path.starts_with("openid-configuration");
-    match segment {
-        ".well-known" => well_known(rest.trim_start_matches('/')),
-        "register" | "token" | "authorize" => rest.is_empty() || rest == "/",
-        _ => rest.split_once("/.well-known/").is_some_and(|(_, path)| well_known(path)),
+/// 9728, MCP 2025-03-26 fallbacks), as the most lenient server would read them. Forwarded, they
+/// would start a login the agent must not have.
+fn is_discovery(path: &str) -> bool {
+    let segments = || path.split('/').skip(1).map(lenient);
+    let is_metadata = |segment: &[u8]| begins_with(segment, "oauth-") || begins_with(segment, "openid-");
+    let mut pairs = segments().zip(segments().skip(1));
+    if pairs.any(|(place, document)| place.eq_ignore_ascii_case(b".well-known") && is_metadata(&document)) {
+        return true;
     }
+    let mut named = segments().filter(|segment| !segment.is_empty());
+    match (named.next(), named.next(), named.next()) {
+        (Some(last), None, _) | (Some(_), Some(last), None) => is_oauth_endpoint(&last),
+        _ => false,
+    }
+}
+
+fn is_oauth_endpoint(segment: &[u8]) -> bool {
+    ["register", "token", "authorize"].iter().any(|name| segment.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// A path segment without its parameters, decoded.
+fn lenient(segment: &str) -> Cow<'_, [u8]> {
+    percent_decode_str(segment.split(';').next().unwrap_or_default()).into()
+}
+
+fn begins_with(text: &[u8], prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 enum Own<'a> {

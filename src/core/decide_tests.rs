@@ -109,6 +109,17 @@ fn heads_decide() {
         ("POST /register", "", "not found"),
         ("POST /token", "", "not found"),
         ("GET /authorize", "", "not found"),
+        ("POST /Register/", "", "not found"),
+        ("POST /%74oken", "", "not found"),
+        ("POST /below/register", "", "not found"),
+        ("POST /below/register/x", "", "below /api/register/x"),
+        ("POST /below/x/register", "", "below /api/x/register"),
+        ("GET /below/.Well-Known/OAuth-Authorization-Server", "", "not found"),
+        ("GET /below/%2ewell-known/oauth-protected-resource/", "", "not found"),
+        ("GET /below/.well%2dknown/%6fauth-protected-resource", "", "not found"),
+        ("GET /below/.well-known;a=b/openid-configuration;c", "", "not found"),
+        ("GET /below/.well-known/x/.well-known/oauth-x", "", "not found"),
+        ("POST /below/.well-known/mcp", "", "below /api/.well-known/mcp"),
     ];
     for (line, more, expected) in rows {
         let json = if line.starts_with("POST") { "\nContent-Type: application/json" } else { "" };

@@ -48,15 +48,24 @@ pub fn carries_token(agent: &HeaderMap, credential_header: &HeaderName) -> bool 
 /// The agent's query without `access_token` (RFC 6750 section 2.3), and whether there was one.
 pub fn query(query: Option<&str>) -> (Option<Cow<'_, str>>, bool) {
     let Some(query) = query else { return (None, false) };
-    let is_token = |pair: &&str| {
-        let name = pair.split('=').next().unwrap_or_default();
-        percent_decode_str(name).decode_utf8_lossy().trim().eq_ignore_ascii_case("access_token")
-    };
-    if !query.split('&').any(|pair| is_token(&pair)) {
+    // Some servers take `;` for `&`.
+    if !query.split(['&', ';']).any(is_access_token) {
         return (Some(Cow::Borrowed(query)), false);
     }
-    let kept: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
+    let without = |pair: &str| {
+        let kept: Vec<&str> = pair.split(';').filter(|parameter| !is_access_token(parameter)).collect();
+        (!kept.is_empty()).then(|| kept.join(";"))
+    };
+    let kept: Vec<String> = query.split('&').filter_map(without).collect();
     ((!kept.is_empty()).then(|| Cow::Owned(kept.join("&"))), true)
+}
+
+/// Whether a server could take a parameter for `access_token`: however it is encoded, in any case,
+/// and with any separator (PHP reads `access.token` so, others know `accessToken`).
+fn is_access_token(parameter: &str) -> bool {
+    let name = percent_decode_str(parameter.split('=').next().unwrap_or_default());
+    let letters = name.take_while(|byte| *byte != b'[').filter(u8::is_ascii_alphanumeric);
+    letters.map(|byte| byte.to_ascii_lowercase()).eq(*b"accesstoken")
 }
 
 fn allowed_cookies(agent: &HeaderMap, binding: &Binding) -> Option<HeaderValue> {
@@ -75,7 +84,7 @@ fn allowed_cookies(agent: &HeaderMap, binding: &Binding) -> Option<HeaderValue> 
 /// Response fields that never reach the agent: they belong to one connection, or would steer the
 /// agent to another place or to a login.
 fn is_dropped(name: &HeaderName) -> bool {
-    const NAMES: [&str; 18] = [
+    const NAMES: [&str; 21] = [
         "connection",
         "keep-alive",
         "proxy-connection",
@@ -84,6 +93,8 @@ fn is_dropped(name: &HeaderName) -> bool {
         "transfer-encoding",
         "upgrade",
         "www-authenticate",
+        "optional-www-authenticate",
+        "authentication-control",
         "proxy-authenticate",
         "authentication-info",
         "proxy-authentication-info",
@@ -91,6 +102,7 @@ fn is_dropped(name: &HeaderName) -> bool {
         "set-cookie2",
         "alt-svc",
         "refresh",
+        "link",
         "content-location",
         "strict-transport-security",
         "postern-reason",

@@ -108,7 +108,15 @@ fn tokens_leave_the_query() {
         (Some("access_token=x"), (None, true)),
         (Some("a=b&ACCESS_token=x&c"), (Some("a=b&c"), true)),
         (Some("a=b&%61ccess_token=x"), (Some("a=b"), true)),
+        (Some("a=b;access_token=x&c;d"), (Some("a=b&c;d"), true)),
+        (Some("accessToken=x&access.token=x&access%20token=x&access+token=x&access-token=x&a"), (Some("a"), true)),
+        (Some("access_token[]=x&%20access_token=x&access%5Ftoken[0]=x;a;;b"), (Some("a;;b"), true)),
+        (Some("access_token"), (None, true)),
         (Some("my_access_token=x"), (Some("my_access_token=x"), false)),
+        (
+            Some("x=access_token&access_tokens=x&accessto%6ben2"),
+            (Some("x=access_token&access_tokens=x&accessto%6ben2"), false),
+        ),
     ];
     for (text, expected) in rows {
         let (kept, dropped) = query(text);
@@ -121,6 +129,8 @@ fn what_comes_back_cannot_steer_the_agent() {
     let upstream = map(&[
         ("Content-Type", "application/json"),
         ("WWW-Authenticate", "Bearer"),
+        ("Optional-WWW-Authenticate", "Bearer"),
+        ("Link", "<https://evil.example/authorize>; rel=authorization_endpoint"),
         ("Set-Cookie", "sid=1; Path=/"),
         ("Set-Cookie", "lb=2; Domain=h.example; Secure"),
         ("Alt-Svc", "h3"),
