@@ -5,6 +5,8 @@
 //! credential must never carry another.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ use crate::tls;
 mod pool;
 
 pub(super) use pool::sweep;
-use pool::{Http1, Http2, Pool, Pools};
+use pool::{Http1, Http2, MAX_SHARING, Pool, Pools};
 
 /// What a connection belongs to. Typed fields: two keys are equal only if every part is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -90,6 +92,11 @@ pub(super) struct Upstreams {
 }
 
 type Sent = Request<Full<Bytes>>;
+
+/// HTTP/2 flow control: what one exchange, and what one connection, may leave unread.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const _: () = assert!((MAX_SHARING as u32) * STREAM_WINDOW < CONNECTION_WINDOW);
 
 impl Upstreams {
     pub(super) fn new(caller: CallerKey, settings: DialSettings, telemetry: Arc<Telemetry>) -> io::Result<Self> {
@@ -153,7 +160,7 @@ impl Upstreams {
     }
 
     /// Opens a connection. Towards a server that speaks HTTP/2, or may, only one is opened at a
-    /// time: the calls that wait for it share it.
+    /// time: the calls that wait for it share it, as many as it takes.
     async fn connect(&self, pool: &Arc<Pool>) -> Result<Connection, Refusal> {
         let mut turn = if pool.may_share() { Some(pool.connecting.lock().await) } else { None };
         if let Some(shared) = pool.shared() {
@@ -201,13 +208,21 @@ impl Upstreams {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))
-            // One slow reader holds at most its own window, and many of them not all of it.
-            .initial_stream_window_size(128 * 1024)
-            .initial_connection_window_size(16 * 1024 * 1024)
+            // One slow reader holds at most its own window, and all that share not all of it.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(64 * 1024);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-        let task = self.drive(connection, server);
-        Ok(Connection::Http2(Arc::new(Http2 { sender, _task: task })))
+        let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        let server_limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+        let limit = Arc::clone(&server_limit);
+        let heeding = std::future::poll_fn(move |cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            // The server's SETTINGS may say another one at any time.
+            limit.store(connection.current_max_send_streams(), Ordering::Relaxed);
+            polled
+        });
+        let task = self.drive(heeding, server);
+        Ok(Connection::Http2(Arc::new(Http2 { sender, _task: task, server_limit })))
     }
 
     fn drive<C>(&self, connection: C, server: &str) -> OwnedTask

@@ -7,7 +7,7 @@ use crate::support::agent::Piece;
 use crate::support::answer::{End, Framing};
 use crate::support::output::Metrics;
 use crate::support::secrets::{find_leak, forms};
-use crate::support::{Agent, Answer, Capture, Message, Protocol, awkward_secret, rpc, unique_secret};
+use crate::support::{Agent, Answer, Capture, Message, Protocol, awkward_secret, repeated, rpc, unique_secret};
 
 async fn connect(capture: &Capture) -> Agent {
     Agent::connect(SocketAddr::from(([127, 0, 0, 1], capture.port()))).await
@@ -69,12 +69,19 @@ async fn a_capture_notices_a_peer_that_leaves() {
     capture.request(0).await;
     drop(agent);
     capture.abandoned(0).await;
-    let (_stream, answer) = Answer::events();
+    let (stream, answer) = Answer::events();
     capture.next(answer);
     let mut agent = connect(&capture).await;
     agent.open(Message::get("github")).await;
+    assert!(!stream.is_over());
     drop(agent);
-    capture.abandoned(1).await;
+    capture.closed(1).await;
+    repeated("the stream's end", async || {
+        tokio::task::yield_now().await;
+        stream.is_over().then_some(())
+    })
+    .await;
+    assert!(capture.requests()[1].abandoned);
 }
 
 /// A leaked secret is found in each form, also inside a longer base64 text at any alignment.

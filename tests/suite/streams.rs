@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::support::agent::Piece;
-use crate::support::answer::{Framing, Stream};
+use crate::support::answer::{End, Framing, Stream};
 use crate::support::{Agent, Answer, Binding, Capture, Message, Protocol, Sidecar, rpc, unique_secret, within};
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::Plain, Protocol::Tls, Protocol::H2];
@@ -89,6 +89,36 @@ async fn single_bytes_pass_one_by_one() {
     }
 }
 
+/// An answer is the same wherever its bytes are parted: in the status line, a field, a chunk's size.
+#[tokio::test]
+async fn an_answer_in_single_bytes_is_the_same_answer() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Kept: yes\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunks = "8\r\n{\"id\":1,\r\n00c;x=y\r\n\"result\":{}}\r\n0\r\nX-Trailer: t\r\n\r\n";
+    for protocol in [Protocol::Plain, Protocol::Tls] {
+        let (capture, sidecar) = scene(protocol).await;
+        let bytes = Bytes::from(format!("{head}{chunks}"));
+        let pieces = (0..bytes.len()).map(|at| bytes.slice(at..=at)).collect();
+        capture.next(Answer::Pieces(pieces, End::KeepOpen));
+        let response = sidecar.post("github", rpc::list(1)).await;
+        response.assert_ok();
+        assert_eq!((response.text().as_str(), response.header("x-kept")), (r#"{"id":1,"result":{}}"#, Some("yes")));
+        sidecar.post("github", rpc::list(2)).await.assert_ok();
+        assert_eq!(capture.connections(), 1, "{protocol:?}: the connection is in order");
+    }
+}
+
+/// An upstream that reads slowly gets all of a body nevertheless.
+#[tokio::test]
+async fn a_slow_upstream_gets_the_whole_body() {
+    let body = rpc::request(1, "tools/call", json!({"name": "put", "arguments": {"pad": "x".repeat(1 << 20)}}));
+    for protocol in [Protocol::Plain, Protocol::Tls] {
+        let (capture, sidecar) = scene(protocol).await;
+        capture.read_slowly();
+        sidecar.post("github", body.as_str()).await.assert_ok();
+        assert!(capture.request(0).await.body == body.as_bytes(), "{protocol:?}");
+    }
+}
+
 /// T24: an event of 10 MiB passes unchanged, however it is framed.
 #[tokio::test]
 async fn a_huge_event_passes_unchanged() {
@@ -166,6 +196,25 @@ async fn a_stalled_stream_does_not_stall_its_neighbours() {
             agent.until(&format!("data: {number}\n\n")).await;
         }
         sidecar.post("github", rpc::list(1)).await.assert_ok();
+    }
+}
+
+/// Not even very many of them: together they could fill the window of the connection they share.
+#[tokio::test]
+async fn many_stalled_streams_do_not_stall_their_neighbours() {
+    let (capture, sidecar) = scene(Protocol::H2).await;
+    let mut stalled = Vec::new();
+    for _ in 0..150 {
+        let (stream, unread) = open(&capture, &sidecar, Message::get("github"), Framing::Chunked).await;
+        // The sockets of the agent's side take some megabytes.
+        (0..64).for_each(|_| stream.send(Bytes::from_static(&[b'x'; 256 * 1024])));
+        stalled.push((stream, unread));
+    }
+    if let Some((last, _)) = stalled.last() {
+        quiescent(last).await;
+    }
+    for number in 0..5 {
+        sidecar.post("github", rpc::list(number)).await.assert_ok();
     }
 }
 

@@ -1,7 +1,7 @@
-//! The connections of one key: idle HTTP/1.1 ones, or one shared HTTP/2 one.
+//! The connections of one key: idle HTTP/1.1 ones, or shared HTTP/2 ones.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,10 +59,23 @@ fn timeout_parameter(value: &str) -> Option<Duration> {
     timeout.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// An HTTP/2 connection.
+/// An HTTP/2 connection. Every exchange on it holds it.
 pub(in crate::proxy) struct Http2 {
     pub(super) sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
     pub(super) _task: OwnedTask,
+    /// How many exchanges the server takes on it at once, as it last said.
+    pub(super) server_limit: Arc<AtomicUsize>,
+}
+
+/// How many exchanges share an HTTP/2 connection, if the server takes that many. One more would
+/// wait until another ends, and event streams may last for days. Fewer than that times the window
+/// of a stream is the window of the connection, so that no number of slow readers can fill it.
+pub(super) const MAX_SHARING: usize = 100;
+
+/// Whether a connection that the pool holds once, and each exchange once, can take one more.
+fn has_room(connection: &Arc<Http2>) -> bool {
+    let limit = connection.server_limit.load(Ordering::Relaxed).clamp(1, MAX_SHARING);
+    Arc::strong_count(connection) <= limit
 }
 
 /// The connections of one key.
@@ -78,7 +91,7 @@ pub(in crate::proxy) struct Pool {
 #[derive(Default)]
 struct Idle {
     http1: Vec<Http1>,
-    http2: Option<Arc<Http2>>,
+    http2: Vec<Arc<Http2>>,
     retired: bool,
 }
 
@@ -113,13 +126,12 @@ impl Pool {
         self.protocol.load(Ordering::Relaxed) != HTTP1
     }
 
-    /// The HTTP/2 connection, if one is open.
+    /// An open HTTP/2 connection with room for one more exchange: the oldest, so that the others
+    /// become idle.
     pub(super) fn shared(&self) -> Option<Arc<Http2>> {
         let mut idle = self.idle();
-        if idle.http2.as_ref().is_some_and(|connection| connection.sender.is_closed()) {
-            idle.http2 = None;
-        }
-        idle.http2.clone()
+        idle.http2.retain(|connection| !connection.sender.is_closed());
+        idle.http2.iter().find(|connection| has_room(connection)).cloned()
     }
 
     /// A connection kept from before that can take a request now.
@@ -138,10 +150,7 @@ impl Pool {
 
     /// Shares a connection no longer: a request on it failed. Its other streams go on.
     pub(super) fn discard(&self, failed: &Arc<Http2>) {
-        let mut idle = self.idle();
-        if idle.http2.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, failed)) {
-            idle.http2 = None;
-        }
+        self.idle().http2.retain(|shared| !Arc::ptr_eq(shared, failed));
     }
 
     /// Takes a connection back whose answer was read to the end.
@@ -161,7 +170,7 @@ impl Pool {
                 self.protocol.store(HTTP2, Ordering::Relaxed);
                 let mut idle = self.idle();
                 if !idle.retired {
-                    idle.http2 = Some(Arc::clone(shared));
+                    idle.http2.push(Arc::clone(shared));
                 }
             }
         }
@@ -176,9 +185,13 @@ impl Pool {
     fn expire(&self, now: Instant) {
         let mut idle = self.idle();
         idle.http1.retain(|connection| connection.is_fresh(now));
-        if idle.http2.as_ref().is_some_and(|connection| connection.sender.is_closed()) {
-            idle.http2 = None;
-        }
+        idle.http2.retain(|connection| !connection.sender.is_closed());
+        // One is kept for what may come; the others were for a crowd that has gone.
+        let mut kept = 0;
+        idle.http2.retain(|connection| {
+            kept += 1;
+            kept == 1 || Arc::strong_count(connection) > 1
+        });
     }
 }
 

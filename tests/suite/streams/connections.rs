@@ -1,10 +1,11 @@
 //! Connections on both sides: kept, shared in order, and never a reason to send a call twice.
 
+use crate::support::agent::Piece;
 use crate::support::answer::{End, Framing};
 use crate::support::capture::Request;
-use crate::support::{Answer, Capture, Message, Protocol, Sidecar, rpc, within};
+use crate::support::{Answer, Capture, Message, Protocol, Sidecar, repeated, rpc, within};
 
-use super::{PROTOCOLS, scene};
+use super::{PROTOCOLS, open, scene};
 
 /// Calls in a row use one connection on each side.
 #[tokio::test]
@@ -127,18 +128,70 @@ async fn a_call_that_was_sent_is_never_sent_twice() {
     }
 }
 
-/// The same on HTTP/2: a stream that the upstream breaks before any answer is not tried again.
+/// The same on HTTP/2: a call whose stream or connection breaks, before or after its head, is not
+/// tried again; and the next call finds a way.
 #[tokio::test]
 async fn a_broken_h2_call_is_never_sent_twice() {
+    for end in [None, Some(End::Reset), Some(End::Close), Some(End::Cut)] {
+        let (capture, sidecar) = scene(Protocol::H2).await;
+        sidecar.post("github", rpc::list("first")).await.assert_ok();
+        let (stream, answer) = Answer::stream(&[], Framing::Chunked);
+        stream.end(End::Reset);
+        capture.next(end.map_or(answer, |end| Answer::Raw(Vec::new(), end)));
+        let body = rpc::call("only once", "delete_everything");
+        let response = sidecar.post("github", body.as_str()).await;
+        assert!(!response.whole || response.reason() == Some("upstream_unreachable"), "{end:?}: {response:?}");
+        assert_eq!(with_body(&capture.requests(), &body).len(), 1, "{end:?}");
+        sidecar.post("github", rpc::list("after")).await.assert_ok();
+    }
+}
+
+/// GOAWAY: what runs on the connection goes on, what comes takes another. A call that crossed it on
+/// the wire may fail, as any call of which a byte was sent.
+#[tokio::test]
+async fn an_h2_connection_that_goes_away_keeps_its_streams() {
     let (capture, sidecar) = scene(Protocol::H2).await;
-    sidecar.post("github", rpc::list("first")).await.assert_ok();
-    let (stream, answer) = Answer::stream(&[], Framing::Chunked);
-    capture.next(answer);
-    stream.end(End::Reset);
-    let body = rpc::call("only once", "delete_everything");
-    let response = sidecar.post("github", body.as_str()).await;
-    assert!(!response.whole || response.reason() == Some("upstream_unreachable"), "{response:?}");
-    assert_eq!(with_body(&capture.requests(), &body).len(), 1);
+    let (stream, mut agent) = open(&capture, &sidecar, Message::get("github"), Framing::Chunked).await;
+    capture.next(Answer::Raw(Vec::new(), End::Close));
+    sidecar.post("github", rpc::list("the last")).await.assert_refused("upstream_unreachable");
+    repeated("a call on another connection", async || {
+        let response = sidecar.post("github", rpc::list("after")).await;
+        assert!(matches!(response.reason(), None | Some("upstream_unreachable")), "{}", response.text());
+        (capture.connections() == 2).then(|| response.assert_ok())
+    })
+    .await;
+    stream.event("still here");
+    agent.until("data: still here\n\n").await;
+    stream.finish();
+    assert_eq!(agent.piece().await, Piece::End);
+}
+
+/// More streams at once than a server takes on one HTTP/2 connection: none waits for another to
+/// end. When the crowd is gone, so are its connections.
+#[tokio::test]
+async fn more_streams_than_one_h2_connection_takes_are_served() {
+    for (limit, crowd) in [(10, 35), (200, 250)] {
+        let (capture, sidecar) = scene(Protocol::H2).await;
+        capture.take_streams(limit);
+        let mut all = Vec::new();
+        for number in 0..crowd {
+            let (stream, mut agent) = open(&capture, &sidecar, Message::get("github"), Framing::Chunked).await;
+            stream.event(&format!("{number}"));
+            agent.until(&format!("data: {number}\n\n")).await;
+            all.push((stream, agent));
+        }
+        sidecar.post("github", rpc::list("beside them")).await.assert_ok();
+        let first = capture.requests().iter().filter(|request| request.connection == 0).count();
+        // Ours is 100: as many windows of a stream as a connection's window holds.
+        assert_eq!(first, limit.min(100) as usize, "a connection is used as far as it goes");
+        drop(all);
+        repeated("the other connections to be closed", async || {
+            let open = sidecar.metric("postern_upstream_connections", &[("server", "github")]).await;
+            (open == 1.0).then_some(())
+        })
+        .await;
+        sidecar.post("github", rpc::list("after them")).await.assert_ok();
+    }
 }
 
 /// Fifty agents at once: each call arrives once, each answer reaches the one who asked.

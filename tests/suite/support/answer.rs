@@ -40,14 +40,17 @@ pub enum Step {
     End(End),
 }
 
-/// An answer. HTTP/2 upstreams know all but `Raw`.
+/// An answer. HTTP/2 upstreams know all but `Pieces`.
 pub enum Answer {
     /// A whole response with a Content-Length.
     Full { status: u16, headers: Vec<(String, String)>, body: Bytes },
     /// A response whose body the test sends piece by piece.
     Stream { status: u16, headers: Vec<(String, String)>, framing: Framing, steps: Steps },
-    /// Literal bytes.
+    /// Literal bytes. On HTTP/2 there must be none, and the end is the call's (`Reset`: RST_STREAM),
+    /// or the connection's (`Close`: GOAWAY; `Cut`: a cut line).
     Raw(Vec<u8>, End),
+    /// Literal bytes, each piece in a write of its own.
+    Pieces(Vec<Bytes>, End),
     /// Nothing, for as long as the peer stays.
     Never,
     /// Nothing until the test says what.
@@ -146,6 +149,11 @@ impl Stream {
     /// Sends one event with this data.
     pub fn event(&self, data: &str) {
         self.send(format!("data: {data}\n\n"));
+    }
+
+    /// Whether nobody takes the answer any more: the peer is gone, or it is at its end.
+    pub fn is_over(&self) -> bool {
+        self.steps.is_closed()
     }
 
     /// Completes the body.

@@ -1,7 +1,9 @@
 //! A raw upstream: it keeps every byte it is sent and does what the test scripts.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -97,9 +99,25 @@ type Rule = dyn Fn(&Request) -> Answer + Send + Sync;
 pub struct Script {
     queued: Mutex<VecDeque<Answer>>,
     rule: Mutex<Arc<Rule>>,
+    slow: AtomicBool,
+    /// How many streams an HTTP/2 connection takes at once.
+    pub streams: AtomicU32,
 }
 
 impl Script {
+    /// The part of `buffer` to read into (HTTP/1.1 only).
+    pub fn appetite<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [u8] {
+        let most = if self.slow.load(Ordering::Relaxed) { 4 * 1024 } else { buffer.len() };
+        &mut buffer[..most]
+    }
+
+    /// Pauses after a read, if that is to be slow.
+    pub async fn digest(&self) {
+        if self.slow.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     pub fn answer(&self, request: &Request) -> Answer {
         let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let rule = Arc::clone(&self.rule.lock().unwrap_or_else(PoisonError::into_inner));
@@ -135,7 +153,12 @@ impl Capture {
         };
         let seen = Arc::new(Observed::new(Seen::default()));
         let rule: Arc<Rule> = Arc::new(Answer::result);
-        let script = Arc::new(Script { queued: Mutex::default(), rule: Mutex::new(rule) });
+        let script = Arc::new(Script {
+            queued: Mutex::default(),
+            rule: Mutex::new(rule),
+            slow: AtomicBool::new(false),
+            streams: AtomicU32::new(200),
+        });
         let accept = accept(listener, tls, protocol, Arc::clone(&seen), Arc::clone(&script));
         let task = tokio::spawn(accept).abort_handle();
         Self { authority, protocol, port, seen, script, task }
@@ -168,6 +191,16 @@ impl Capture {
     /// From now on answers by this rule.
     pub fn always(&self, rule: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
         *self.script.rule.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rule);
+    }
+
+    /// From now on reads 4 KiB at a time, with a pause after each (HTTP/1.1 only).
+    pub fn read_slowly(&self) {
+        self.script.slow.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on a new HTTP/2 connection takes this many streams at once; 200 before.
+    pub fn take_streams(&self, most: u32) {
+        self.script.streams.store(most, Ordering::Relaxed);
     }
 
     /// Answers the next request without an answer of its own with this, once.

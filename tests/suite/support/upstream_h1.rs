@@ -14,7 +14,7 @@ pub async fn serve(number: usize, wire: Box<dyn Wire>, seen: &Observed<Seen>, sc
     let (mut read, mut write) = split(wire);
     let (arrived, requests) = mpsc::unbounded_channel();
     let end = tokio::select! {
-        () = receive(number, &mut read, seen, arrived) => End::Cut,
+        () = receive(number, &mut read, seen, script, arrived) => End::Cut,
         end = answer_all(&mut write, requests, seen, script) => end,
     };
     finish(read, write, end).await;
@@ -35,11 +35,13 @@ async fn receive(
     number: usize,
     read: &mut (impl AsyncRead + Unpin),
     seen: &Observed<Seen>,
+    script: &Script,
     arrived: mpsc::UnboundedSender<usize>,
 ) {
     let mut parsed_until = 0;
     let mut buffer = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = read.read(&mut buffer).await {
+    while let Ok(count @ 1..) = read.read(script.appetite(&mut buffer)).await {
+        script.digest().await;
         seen.update(|seen| {
             seen.connections[number].bytes.extend_from_slice(&buffer[..count]);
             while let Some((request, used)) = next_request(number, &seen.connections[number].bytes[parsed_until..]) {
@@ -115,6 +117,17 @@ async fn write_answer(write: &mut (impl AsyncWrite + Unpin), answer: Answer, com
         Answer::Raw(bytes, end) => {
             complete();
             put(write, &bytes).await.map_or(End::Cut, |()| end)
+        }
+        Answer::Pieces(pieces, end) => {
+            complete();
+            for piece in pieces {
+                if put(write, &piece).await.is_none() {
+                    return End::Cut;
+                }
+                // Whoever reads may do so before the next one comes.
+                tokio::task::yield_now().await;
+            }
+            end
         }
         Answer::Never | Answer::Later(_) => std::future::pending().await,
     }

@@ -1,9 +1,9 @@
 //! The HTTP/2 side of a capture, by hyper's server: header lists in order, resets noticed.
 
-use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,20 +12,32 @@ use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::mpsc;
 
-use super::answer::{Answer, Step, Steps};
+use super::answer::{Answer, End, Step, Steps};
 use super::capture::{Request, Script, Seen, Wire};
 use super::observed::Observed;
 
 /// Serves one connection until either side ends it.
 pub async fn serve(number: usize, wire: Box<dyn Wire>, seen: Arc<Observed<Seen>>, script: Arc<Script>) {
+    let (leave, mut leaving) = mpsc::unbounded_channel();
     let service = service_fn(|request| {
-        let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
-        async move { Ok::<_, Infallible>(answer(number, request, seen, &script).await) }
+        let (seen, script, leave) = (Arc::clone(&seen), Arc::clone(&script), leave.clone());
+        async move { answer(number, request, seen, &script, &leave).await }
     });
-    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    // How a connection ended is recorded stream by stream.
-    let _ = server.serve_connection(TokioIo::new(wire), service).await;
+    let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    server.max_concurrent_streams(script.streams.load(Ordering::Relaxed));
+    let mut connection = pin!(server.serve_connection(TokioIo::new(wire), service));
+    loop {
+        tokio::select! {
+            // How a connection ended is recorded stream by stream.
+            _ = &mut connection => break,
+            Some(end) = leaving.recv() => match end {
+                End::Close => connection.as_mut().graceful_shutdown(),
+                _ => break,
+            },
+        }
+    }
     seen.update(|seen| seen.connections[number].peer_closed = true);
 }
 
@@ -36,7 +48,8 @@ async fn answer(
     request: http::Request<Incoming>,
     seen: Arc<Observed<Seen>>,
     script: &Script,
-) -> http::Response<AnswerBody> {
+    leave: &mpsc::UnboundedSender<End>,
+) -> io::Result<http::Response<AnswerBody>> {
     let request = record(connection, request).await;
     let number = seen.update(|seen| {
         seen.connections[connection].bytes.extend_from_slice(&request.dump());
@@ -47,16 +60,24 @@ async fn answer(
     match script.answer(&request).given().await.unwrap_or(Answer::Never) {
         Answer::Full { status, headers, body } => {
             pending.complete();
-            respond(status, &headers, Either::Left(Full::new(body)))
+            Ok(respond(status, &headers, Either::Left(Full::new(body))))
         }
         Answer::Stream { status, headers, steps, .. } => {
-            respond(status, &headers, Either::Right(StepBody { steps, pending }))
+            Ok(respond(status, &headers, Either::Right(StepBody { steps, pending })))
         }
         Answer::Never | Answer::Later(_) => {
             let _pending = pending;
             std::future::pending().await
         }
-        Answer::Raw(..) => panic!("literal bytes cannot be an HTTP/2 answer"),
+        Answer::Raw(bytes, end) if bytes.is_empty() => {
+            pending.break_off();
+            if end != End::Reset {
+                // The connection may have ended by itself.
+                let _ = leave.send(end);
+            }
+            Err(io::ErrorKind::ConnectionAborted.into())
+        }
+        Answer::Raw(..) | Answer::Pieces(..) => panic!("literal bytes cannot be an HTTP/2 answer"),
     }
 }
 
@@ -106,6 +127,11 @@ struct Pending {
 impl Pending {
     fn complete(mut self) {
         self.mark_complete();
+    }
+
+    /// This side breaks it off: not the peer's doing.
+    fn break_off(mut self) {
+        self.complete = true;
     }
 
     fn mark_complete(&mut self) {
