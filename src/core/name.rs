@@ -16,17 +16,18 @@ const DNS_SUBDOMAIN: &str = "a DNS name: labels of a-z, 0-9 and '-' joined by '.
 const SECRET_KEY: &str = "a Secret key: 1 to 253 of A-Z, a-z, 0-9, '-', '_' and '.', not '.' or beginning with '..'";
 
 fn is_dns_label(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-    !bytes.is_empty()
-        && bytes.len() <= 63
-        && bytes.iter().all(inner)
-        && bytes.first() != Some(&b'-')
-        && bytes.last() != Some(&b'-')
+    text.len() <= 63 && is_dns_part(text)
 }
 
+/// As Kubernetes has it: 253 in all, and no other bound for the labels. Pods and Secrets of long names exist.
 fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_dns_label)
+    text.len() <= 253 && text.split('.').all(is_dns_part)
+}
+
+fn is_dns_part(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+    !bytes.is_empty() && bytes.iter().all(inner) && bytes.first() != Some(&b'-') && bytes.last() != Some(&b'-')
 }
 
 /// Declares a name: a shared string that only `parse` can make.
@@ -157,6 +158,13 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a.b", "a/b", "register", "token", "authorize", "é", &"x".repeat(64)] {
             assert!(ServerName::parse(bad).is_err(), "{bad}");
+        }
+        // A ReplicaSet's pods, a Helm release's Secret: Kubernetes bounds the whole, not each label.
+        for good in ["a", "a.b-1.0", &"x".repeat(64), &"x".repeat(253)] {
+            assert!(ObjectName::parse(good).is_ok() && ServiceAccount::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "a.", ".a", "a..b", "-a", "a-.b", "A", "a_b", &"x".repeat(254)] {
+            assert!(ObjectName::parse(bad).is_err() && ServiceAccount::parse(bad).is_err(), "{bad}");
         }
         for good in ["token", "a.b", "A_b-1", ".hidden"] {
             assert!(DataKey::parse(good).is_ok(), "{good}");
