@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod drain;
 pub mod harden;
+pub mod resolve;
 pub mod task;

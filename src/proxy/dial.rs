@@ -1,16 +1,12 @@
 //! From a URL to a socket: our own resolution, every address checked, that one dialled.
 //!
-//! `/etc/hosts` is never read: in a pod the agent can write it. Names are taken as they stand,
-//! without search domains, so that nobody's search list decides where a credential goes.
+//! How names are resolved: `runtime::resolve`.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,6 +19,7 @@ use crate::core::decide::Refusal;
 use crate::core::parent::ParentProxy;
 use crate::core::reason::Reason;
 use crate::core::upstream::{Host, UpstreamUrl};
+use crate::runtime::resolve::Resolver;
 
 /// How upstreams are reached.
 #[derive(Debug, Clone)]
@@ -40,13 +37,13 @@ pub struct DialSettings {
 /// Dials.
 pub struct Dialer {
     settings: DialSettings,
-    resolver: TokioResolver,
+    resolver: Resolver,
 }
 
 impl Dialer {
     /// Reads the system's resolvers if none are given.
     pub fn new(settings: DialSettings) -> io::Result<Self> {
-        Ok(Self { resolver: resolver(&settings.resolvers)?, settings })
+        Ok(Self { resolver: Resolver::new(&settings.resolvers)?, settings })
     }
 
     /// Connects in clear text.
@@ -113,19 +110,8 @@ impl Dialer {
     }
 
     async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Refusal> {
-        let name = match host {
-            Host::Address(address) => return Ok(vec![*address]),
-            // RFC 6761: localhost is loopback, whatever a resolver says.
-            Host::Name(name) if &**name == "localhost" || name.ends_with(".localhost") => {
-                return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
-            }
-            Host::Name(name) => name,
-        };
-        let found = self.resolver.lookup_ip(format!("{name}.")).await;
-        let found = found.map_err(|error| {
-            Refusal::because(Reason::UpstreamUnreachable, format!("{name} cannot be resolved: {error}"))
-        })?;
-        Ok(found.iter().collect())
+        let found = self.resolver.addresses(host).await;
+        found.map_err(|error| Refusal::because(Reason::UpstreamUnreachable, error))
     }
 
     fn check(&self, address: IpAddr) -> Result<(), AddressFault> {
@@ -173,24 +159,4 @@ async fn tunnel_status(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
 /// the agent's as well.
 fn is_own(address: IpAddr) -> bool {
     UdpSocket::bind((address.to_canonical(), 0)).is_ok()
-}
-
-fn resolver(servers: &[SocketAddr]) -> io::Result<TokioResolver> {
-    let mut builder = if servers.is_empty() {
-        TokioResolver::builder_tokio().map_err(io::Error::other)?
-    } else {
-        let servers = servers.iter().map(|server| {
-            let at = |mut connection: ConnectionConfig| {
-                connection.port = server.port();
-                connection
-            };
-            NameServerConfig::new(server.ip(), true, vec![at(ConnectionConfig::udp()), at(ConnectionConfig::tcp())])
-        });
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-    };
-    let options = builder.options_mut();
-    options.use_hosts_file = ResolveHosts::Never;
-    options.timeout = Duration::from_secs(2);
-    builder.build().map_err(io::Error::other)
 }
