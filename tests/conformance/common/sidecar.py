@@ -25,7 +25,7 @@ class Upstream:
     url: str = ""
     transport: str = "StreamableHTTP"
     tools: dict | None = None
-    secret: str = field(default_factory=lambda: "upstream-" + secrets.token_urlsafe(32))
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))  # random from its first character on
 
     @property
     def credential(self) -> str:

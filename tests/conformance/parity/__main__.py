@@ -10,7 +10,7 @@ from common import main
 from common.sidecar import Sidecar, Upstream
 from harness import certs
 from harness.process import Child
-from parity.compare import Allowed, Difference, differences, unexpected_failures
+from parity.compare import Allowed, Difference, differences, served_after_all, unexpected_failures
 from parity.suite import SUITES, Checks, Suite, play
 
 HERE = Path(__file__).resolve().parent
@@ -71,9 +71,13 @@ class Runs:
         direct, sidecar = await asyncio.gather(*runs)
         return direct, sidecar
 
+    async def stop_sidecar(self) -> int:
+        sidecar, self._sidecar = self._sidecar, None
+        return await sidecar.stop()
+
     async def __aexit__(self, *_: object) -> None:
         if self._sidecar:
-            await self._sidecar.stop()
+            await self.stop_sidecar()
         await asyncio.gather(*(child.stop() for child in self._children))
 
 
@@ -82,6 +86,7 @@ async def _run(options: argparse.Namespace, directory: Path) -> int:
     suites = [suite for suite in SUITES if options.only in suite.name]
     passed, failed = 0, 0
     found: list[Difference] = []
+    stale: list[str] = []
     async with Runs(directory, options.cache) as runs:
         for suite in suites:
             direct, sidecar = await runs.play(suite)
@@ -96,23 +101,27 @@ async def _run(options: argparse.Namespace, directory: Path) -> int:
             print(f"{suite.name}: {len(scenarios)} scenarios, {checks} checks, {len(these)} differences", flush=True)
             for scenario in broken:
                 print(f"FAILED {suite.name} {scenario}: fails without the sidecar too, so it proves nothing")
+            stale += served_after_all(direct, allowed)
+        code = await runs.stop_sidecar()
     names = {suite.name for suite in suites}
-    stale = [each for each in allowed.differences if each.suite in names and each not in found]
-    _report(found, allowed, stale)
-    failed += len(stale)
+    stale += [" / ".join(each.row()) for each in allowed.differences if each.suite in names and each not in found]
+    _report(found, allowed)
+    for entry in stale:
+        print(f"FAILED allowed.json: {entry} no longer occurs; remove it")
+    if code != 0:
+        print(f"FAILED the sidecar ended with {code}")
+    failed += len(stale) + (code != 0)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 
 
-def _report(found: list[Difference], allowed: Allowed, stale: list[Difference]) -> None:
+def _report(found: list[Difference], allowed: Allowed) -> None:
     rows = [(*each.row(), allowed.differences.get(each, "NOT ALLOWED")) for each in found]
     if rows:
         rows.insert(0, ("suite", "scenario", "check", "direct", "sidecar", "why"))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    for each in stale:
-        print(f"FAILED allowed.json: {' / '.join(each.row())} no longer occurs; remove it")
 
 
 if __name__ == "__main__":

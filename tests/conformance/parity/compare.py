@@ -57,4 +57,14 @@ class Allowed:
 def unexpected_failures(direct: dict[str, Checks], allowed: Allowed) -> list[str]:
     """Scenarios that fail without the sidecar: two runs that fail alike would prove nothing."""
     return [scenario for scenario, checks in sorted(direct.items())
-            if scenario not in allowed.unserved and any("FAILURE" in told for told in checks.values())]
+            if scenario not in allowed.unserved and _fails(checks)]
+
+
+def served_after_all(direct: dict[str, Checks], allowed: Allowed) -> list[str]:
+    """Entries of `unserved` whose scenario passes."""
+    return [f"unserved / {scenario}" for scenario, checks in sorted(direct.items())
+            if scenario in allowed.unserved and not _fails(checks)]
+
+
+def _fails(checks: Checks) -> bool:
+    return any("FAILURE" in told for told in checks.values())

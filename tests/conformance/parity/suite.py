@@ -65,6 +65,8 @@ def _scenario(path: Path) -> str:
 
 
 def _checks(path: Path) -> Checks:
+    if not path.exists():
+        return {"(no results)": ["FAILURE"]}  # the suite gave up in the middle of the scenario
     checks: Checks = defaultdict(list)
     for check in json.loads(path.read_text()):
         checks[check["id"]].append(check["status"])
