@@ -120,7 +120,7 @@ fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
     };
     let binding = &route.binding;
     let own = own_target(ask, binding, rest).map_err(|refusal| refusal.at(&name))?;
-    only_mcp(head).and_then(|()| body_rules(ask, binding)).map_err(|refusal| refusal.at(&name))?;
+    only_mcp(head).and_then(|()| body_rules(ask, binding, &own)).map_err(|refusal| refusal.at(&name))?;
     if ask.session_owner.is_some_and(|owner| *owner != name) {
         return Err(Refusal::new(Reason::SessionForeign).at(&name));
     }
@@ -272,25 +272,28 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     })
 }
 
-fn body_rules(ask: &Ask<'_>, binding: &Binding) -> Result<(), Refusal> {
+fn body_rules(ask: &Ask<'_>, binding: &Binding, own: &Own<'_>) -> Result<(), Refusal> {
+    let rules = |message| message_rules(&ask.head.headers, binding, own, message);
     match ask.body {
         None => Ok(()),
         Some(Err(fault)) => Err(Refusal::because(Reason::BadJsonRpc, fault)),
-        Some(Ok(Body::One(message))) => message_rules(&ask.head.headers, binding, message),
+        Some(Ok(Body::One(message))) => rules(message),
         Some(Ok(Body::Batch(messages))) => {
             if !binding.allow_batch || messages.is_empty() {
                 return Err(Refusal::because(Reason::BadJsonRpc, BodyFault::Batch));
             }
-            messages.iter().try_for_each(|message| message_rules(&ask.head.headers, binding, message))
+            messages.iter().try_for_each(rules)
         }
     }
 }
 
-fn message_rules(headers: &HeaderMap, binding: &Binding, message: &Message<'_>) -> Result<(), Refusal> {
+fn message_rules(headers: &HeaderMap, binding: &Binding, own: &Own<'_>, message: &Message<'_>) -> Result<(), Refusal> {
     if let Some(fault) = message.fault {
         return Err(Refusal::because(Reason::BadJsonRpc, fault));
     }
-    mcp::check_mirrors(headers, message).map_err(|mismatch| Refusal::because(Reason::HeaderMismatch, mismatch))?;
+    let demanded = !matches!(own, Own::Stream(_));
+    mcp::check_mirrors(headers, message, demanded)
+        .map_err(|mismatch| Refusal::because(Reason::HeaderMismatch, mismatch))?;
     let calls_tool = message.kind != Some(Kind::Response) && message.method.as_deref() == Some("tools/call");
     let allowed = || message.params.name.as_deref().is_some_and(|tool| binding.tools.allows(tool));
     if calls_tool && !binding.tools.is_open() && !allowed() {

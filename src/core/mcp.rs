@@ -74,16 +74,18 @@ pub enum Mismatch {
 
 /// Checks that the headers which mirror the body say what it says.
 ///
-/// From 2026-07-28 on they must be there; in older revisions servers ignore them, but one that
-/// is there must not lie either, since someone on the way may believe it.
-pub fn check_mirrors(headers: &HeaderMap, message: &Message<'_>) -> Result<(), Mismatch> {
+/// From 2026-07-28 on they must be there, if the transport has them (`demanded`): HTTP+SSE of
+/// 2024-11-05 has none, whatever revision is spoken over it. In older revisions servers ignore them,
+/// but one that is there must not lie either, since someone on the way may believe it.
+pub fn check_mirrors(headers: &HeaderMap, message: &Message<'_>, demanded: bool) -> Result<(), Mismatch> {
     let header_version = single(headers, PROTOCOL_VERSION).map_err(|()| Mismatch::Version)?;
     let body_version = message.params.version.as_deref();
     let mirrored = [header_version, body_version].into_iter().flatten().any(is_mirrored_version);
-    if mirrored && body_version.is_some() && header_version != body_version {
+    let comparable = body_version.is_some() && (demanded || header_version.is_some());
+    if mirrored && comparable && header_version != body_version {
         return Err(Mismatch::Version);
     }
-    let must = mirrored && message.kind == Some(Kind::Request);
+    let must = demanded && mirrored && message.kind == Some(Kind::Request);
     let method = single(headers, METHOD).map_err(|()| Mismatch::Method)?;
     compare(method, message.method.as_deref(), must).ok_or(Mismatch::Method)?;
     let subject = subject(message);
@@ -140,13 +142,13 @@ mod tests {
     use super::*;
     use http::{HeaderName, HeaderValue};
 
-    fn check(headers: &[(&'static str, &str)], body: &str) -> Result<(), Mismatch> {
+    fn check(headers: &[(&'static str, &str)], body: &str, demanded: bool) -> Result<(), Mismatch> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
         let Ok(Body::One(message)) = parse(body.as_bytes()) else { panic!("{body}") };
-        check_mirrors(&map, &message)
+        check_mirrors(&map, &message, demanded)
     }
 
     const NEW: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
@@ -179,7 +181,24 @@ mod tests {
             (&[OLD_V, (NAME, "x")], LIST, Err(Name)),
         ];
         for (headers, body, expected) in rows {
-            assert_eq!(check(headers, body), expected, "{headers:?} {body}");
+            assert_eq!(check(headers, body, true), expected, "{headers:?} {body}");
+        }
+    }
+
+    #[test]
+    fn where_none_is_demanded_none_may_lie() {
+        use Mismatch::*;
+        type Row<'a> = (&'a [(&'static str, &'a str)], Result<(), Mismatch>);
+        let rows: [Row<'_>; 6] = [
+            (&[], Ok(())),
+            (&[V, (METHOD, "tools/call"), (NAME, "a")], Ok(())),
+            (&[V], Ok(())),
+            (&[OLD_V], Err(Version)),
+            (&[(METHOD, "tools/list")], Err(Method)),
+            (&[(NAME, "b")], Err(Name)),
+        ];
+        for (headers, expected) in rows {
+            assert_eq!(check(headers, NEW, false), expected, "{headers:?}");
         }
     }
 

@@ -215,6 +215,26 @@ async fn policy_holds_on_the_post_path() {
     sidecar.ask(post(rpc::call(7, "search"))).await.assert_ok();
 }
 
+/// SDKs speak newer revisions over the old transport too, and it has no mirrored headers. One that
+/// comes all the same must not lie.
+#[tokio::test]
+async fn a_newer_revision_needs_no_mirrored_headers() {
+    let (capture, sidecar) = scene(Protocol::Tls, &unique_secret()).await;
+    let (stream, mut agent) = open(&capture, &sidecar).await;
+    let path = endpoint(&stream, &mut agent, "/messages?s=1").await;
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "search", "_meta": meta}});
+    let post = || Message::post("old", call.to_string()).target(&path);
+    sidecar.ask(post()).await.assert_ok();
+    assert_eq!(capture.request(1).await.body, call.to_string().as_bytes());
+    let refusal = Refusal { reason: "header_mismatch", server: "old", form: Form::Rpc("7") };
+    let lies = [("Mcp-Method", "tools/list"), ("Mcp-Name", "delete"), ("MCP-Protocol-Version", "2025-11-25")];
+    for (name, value) in lies {
+        assert_refusal(&sidecar, &post().header(name, value).bytes("127.0.0.1"), refusal).await;
+    }
+    assert_eq!(capture.requests().len(), 2, "no lie went out");
+}
+
 /// A binding of the new transport alone has no such paths, and `mcp.json` tells the two apart.
 #[tokio::test]
 async fn the_transports_of_a_binding_count() {
