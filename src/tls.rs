@@ -1,3 +1,7 @@
 //! TLS settings (layer 2).
 
+pub mod authority;
 pub mod client;
+pub mod server;
+
+mod x509;
