@@ -1,4 +1,3 @@
 //! The control plane (layer 4): what the controller and the broker do with the API server.
 
-pub mod certs;
 pub mod views;

@@ -1,3 +1,0 @@
-//! The webhook's own certificates.
-
-pub mod rotation;
