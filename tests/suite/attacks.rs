@@ -3,6 +3,7 @@
 
 mod login;
 mod surroundings;
+mod tokens;
 
 use crate::support::{Binding, Capture, Protocol, Sidecar};
 
