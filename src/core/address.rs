@@ -32,11 +32,13 @@ impl AddressFault {
     }
 }
 
-/// Metadata services that are not link-local: AWS (IPv6), Google (IPv6), Alibaba, Azure, Oracle.
+/// Metadata services that are not link-local: Alibaba, Azure, Oracle; Google (IPv6).
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
-const METADATA_V6: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254);
+/// AWS keeps fd00:ec2::/32 for what only a machine itself may ask: metadata (::254), pod identities
+/// (::23), DNS, time.
+const AWS_LOCAL: [u16; 2] = [0xfd00, 0xec2];
 
 /// Checks one address, seeing through every form that carries an IPv4 address inside IPv6.
 ///
@@ -79,7 +81,7 @@ fn check_v6(v6: Ipv6Addr) -> Result<(), AddressFault> {
     // fec0::/10, site-local, is deprecated but still routed to the local link by some stacks.
     if first & 0xffc0 == 0xfe80 || first & 0xffc0 == 0xfec0 {
         Err(AddressFault::LinkLocal)
-    } else if METADATA_V6.contains(&v6) {
+    } else if v6 == METADATA_V6 || v6.segments().starts_with(&AWS_LOCAL) {
         Err(AddressFault::Metadata)
     } else if v6.is_multicast() {
         Err(AddressFault::Multicast)
@@ -142,7 +144,10 @@ mod tests {
             ("fe80::1", Err(LinkLocal)),
             ("fec0::1", Err(LinkLocal)),
             ("fd00:ec2::254", Err(Metadata)),
+            ("fd00:ec2::23", Err(Metadata)),
+            ("fd00:ec3::254", Ok(())),
             ("fd20:ce::254", Err(Metadata)),
+            ("fd20:ce::255", Ok(())),
             ("100.100.100.200", Err(Metadata)),
             ("168.63.129.16", Err(Metadata)),
             ("224.0.0.1", Err(Multicast)),

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -106,21 +107,26 @@ impl Dialer {
     }
 
     fn permit(&self, address: IpAddr) -> Result<(), Refusal> {
-        self.check(address).map_err(|fault| Refusal::because(Reason::AddressForbidden, format!("{address}: {fault}")))
+        let fault = match address::check(address) {
+            Err(fault) => fault,
+            Ok(()) => match is_own(address) {
+                Ok(false) => return Ok(()),
+                Ok(true) => AddressFault::Own,
+                Err(error) => {
+                    let detail = format!("{address} cannot be told from an own address: {}", error.kind());
+                    return Err(Refusal::because(Reason::UpstreamUnreachable, detail));
+                }
+            },
+        };
+        if fault.is_local() && self.settings.allow_loopback {
+            return Ok(());
+        }
+        Err(Refusal::because(Reason::AddressForbidden, format!("{address}: {fault}")))
     }
 
     async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Refusal> {
         let found = self.resolver.addresses(host).await;
         found.map_err(|error| Refusal::because(Reason::UpstreamUnreachable, error))
-    }
-
-    fn check(&self, address: IpAddr) -> Result<(), AddressFault> {
-        let checked =
-            address::check(address).and_then(|()| if is_own(address) { Err(AddressFault::Own) } else { Ok(()) });
-        match checked {
-            Err(fault) if fault.is_local() && self.settings.allow_loopback => Ok(()),
-            other => other,
-        }
     }
 }
 
@@ -157,6 +163,34 @@ async fn tunnel_status(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
 
 /// Whether an address is this machine's: only then can a socket be bound to it. In a pod it is
 /// the agent's as well.
-fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind((address.to_canonical(), 0)).is_ok()
+fn is_own(address: IpAddr) -> io::Result<bool> {
+    took(UdpSocket::bind((address.to_canonical(), 0)))
+}
+
+/// What an attempt to bind says. Whatever else went wrong (an agent can use up our file descriptors)
+/// says nothing, and must not pass for a no.
+fn took(bound: io::Result<UdpSocket>) -> io::Result<bool> {
+    match bound {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
+        // No such kind of address on this machine: it cannot be dialled either.
+        Err(error) if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_no_is_a_no() {
+        let says = |errno: Errno| took(Err(errno.into())).ok();
+        assert_eq!((says(Errno::ADDRNOTAVAIL), says(Errno::AFNOSUPPORT)), (Some(false), Some(false)));
+        for unclear in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ACCESS, Errno::PERM] {
+            assert_eq!(says(unclear), None, "{unclear:?}");
+        }
+        assert!(is_own(Ipv4Addr::LOCALHOST.into()).unwrap());
+        assert!(!is_own(Ipv4Addr::new(192, 0, 2, 1).into()).unwrap());
+    }
 }
