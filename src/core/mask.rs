@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use memchr::memmem;
 use zeroize::Zeroizing;
 
@@ -93,6 +93,14 @@ impl Mask {
             starts(form, tail).find(|at| escape::match_at(form, tail, *at) == Match::Open)
         };
         self.forms.iter().filter_map(first).min().map_or(0, |at| tail.len() - at)
+    }
+
+    /// Whether a form stands in a header's name, whose case is nobody's to keep.
+    pub fn is_in_name(&self, name: &HeaderName) -> bool {
+        let name = name.as_str().as_bytes();
+        let stands =
+            |form: &[u8]| !form.is_empty() && name.windows(form.len()).any(|part| part.eq_ignore_ascii_case(form));
+        self.forms.iter().any(|form| stands(form))
     }
 
     /// A header value without any form; `None` where nothing had to be masked.

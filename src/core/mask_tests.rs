@@ -84,6 +84,15 @@ fn headers_are_masked_too() {
     assert!(mask.header(&HeaderValue::from_static("Bearer tok-12345")).is_none());
 }
 
+#[test]
+fn names_of_headers_are_looked_at_in_any_case() {
+    let mask = Mask::new([b"Tok-123456".as_slice()]);
+    for (name, expected) in [("x-tok-123456-y", true), ("TOK-123456", true), ("tok-12345", false), ("x", false)] {
+        assert_eq!(mask.is_in_name(&HeaderName::from_bytes(name.as_bytes()).unwrap()), expected, "{name}");
+    }
+    assert!(!Mask::new([b"".as_slice()]).is_in_name(&HeaderName::from_static("x")));
+}
+
 proptest! {
     /// Whatever the text and wherever it is split, no value comes out, and nothing else changes.
     #[test]

@@ -113,29 +113,37 @@ fn is_dropped(name: &HeaderName) -> bool {
 /// The header set of the agent's response, and how many values in it were masked. The framing
 /// fields are the writer's to add.
 pub fn to_agent(upstream: &HeaderMap, binding: &Binding, request_target: &str, mask: &Mask) -> (HeaderMap, u64) {
-    let mut headers = passed_on(upstream, binding, request_target);
     let mut masked = 0;
-    for value in headers.values_mut() {
+    let mut hide = |value: &mut HeaderValue| {
         if let Some(clean) = mask.header(value) {
             *value = clean;
             masked += 1;
         }
+    };
+    // Before it is read: a host is put in lower case, where the value would not be known again.
+    let mut location = upstream.get(header::LOCATION).cloned();
+    location.iter_mut().for_each(&mut hide);
+    let location = location.and_then(|location| rewritten_location(location.to_str().ok()?, binding, request_target));
+    let mut headers = passed_on(upstream, binding);
+    headers.values_mut().for_each(&mut hide);
+    if let Some(Ok(location)) = location.as_deref().map(HeaderValue::from_str) {
+        headers.insert(header::LOCATION, location);
+    }
+    // A name cannot be overwritten: it would be another field.
+    let telling: Vec<HeaderName> = headers.keys().filter(|name| mask.is_in_name(name)).cloned().collect();
+    for name in telling {
+        headers.remove(name);
+        masked += 1;
     }
     (headers, masked)
 }
 
-fn passed_on(upstream: &HeaderMap, binding: &Binding, request_target: &str) -> HeaderMap {
+fn passed_on(upstream: &HeaderMap, binding: &Binding) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len());
     for (name, value) in upstream {
         if !is_dropped(name) {
             headers.append(name, value.clone());
         }
-    }
-    if let Some(location) = upstream.get(header::LOCATION).and_then(|l| l.to_str().ok())
-        && let Some(location) = rewritten_location(location, binding, request_target)
-        && let Ok(location) = HeaderValue::from_str(&location)
-    {
-        headers.insert(header::LOCATION, location);
     }
     for cookie in upstream.get_all(header::SET_COOKIE).iter().filter_map(|c| c.to_str().ok()) {
         let pair = cookie.split(';').next().unwrap_or_default().trim();

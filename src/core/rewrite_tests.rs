@@ -49,6 +49,13 @@ fn an_echo_in_a_header_is_masked() {
 }
 
 #[test]
+fn an_echo_in_the_host_of_a_location_is_masked_before_its_case_changes() {
+    let upstream = map(&[("Location", "https://Tok-ABC.evil.example/x")]);
+    let (headers, masked) = to_agent(&upstream, &bearer(), "/mcp", &Mask::new([b"Tok-ABC".as_slice()]));
+    assert_eq!((lines(&headers), masked), (Vec::new(), 1));
+}
+
+#[test]
 fn only_named_headers_go_out() {
     let agent = map(&[
         ("Host", "127.0.0.1"),

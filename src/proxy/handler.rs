@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Response, StatusCode};
 
 use super::Shared;
@@ -243,6 +243,9 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
+/// By the content's coding, or by the transfer's: HTTP/1.1 knows both, and undoes neither here.
 fn is_compressed(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    let other =
+        |name, plain: &[u8]| headers.get_all(name).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(plain));
+    other(CONTENT_ENCODING, b"identity") || other(TRANSFER_ENCODING, b"chunked")
 }

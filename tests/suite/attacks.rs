@@ -2,6 +2,7 @@
 //! real binary between them. docs/development.md says which attack is covered where.
 
 mod addresses;
+mod echoes;
 mod login;
 mod surroundings;
 mod tokens;
