@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::level_filters::LevelFilter;
 
 use super::{FAILED, INVALID, OK, runtime, tell};
 use crate::api::document::Problem;
@@ -45,8 +46,12 @@ pub(super) struct Args {
     #[arg(long, short, value_name = "FILE")]
     config: PathBuf,
     /// Diagnostics from this level on, instead of the file's: error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<tracing::level_filters::LevelFilter>,
+    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    log_level: Option<LevelFilter>,
+}
+
+fn level(text: &str) -> Result<LevelFilter, &'static str> {
+    LogSettings::level(text).ok_or("error, warn, info, debug or trace")
 }
 
 pub(super) fn run(args: &Args) -> u8 {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::logs::AccessLog;
+use super::logs::{self, AccessLog};
 use super::metrics::Metrics;
 use crate::core::decide::Refusal;
 use crate::core::mcp;
@@ -278,11 +278,10 @@ impl Exchange {
         self.line.outcome = outcome.as_str();
         self.line.duration_ms = rounded(clock::now().duration_since(self.started).as_secs_f64());
         let whole = Whole { time: clock::rfc3339(), caller: &self.telemetry.caller, line: &self.line };
-        if let Ok(mut text) = serde_json::to_string(&whole) {
-            text.push('\n');
-            if !self.telemetry.log.write(text) {
-                metrics.access_line_lost();
-            }
+        if let Some(text) = logs::json_line(&whole)
+            && !self.telemetry.log.write(text)
+        {
+            metrics.access_line_lost();
         }
     }
 }

@@ -6,6 +6,7 @@ mod echoes;
 mod login;
 mod surroundings;
 mod tokens;
+mod traces;
 
 use crate::support::{Binding, Capture, Protocol, Sidecar};
 

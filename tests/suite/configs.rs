@@ -209,6 +209,18 @@ log: {level: shout}
     }
 }
 
+/// Levels that a library would take, and the documentation does not name.
+#[tokio::test]
+async fn other_log_levels_are_faults() {
+    let files = Files::new(Layout::Files);
+    for level in ["off", "OFF", "INFO", "warning", "3", "\"\""] {
+        files.write("postern.yaml", CONFIG.replace("format: json", &format!("level: {level}")));
+        let (code, stderr, _) = run(&files).await;
+        assert_eq!(code, Some(2), "{level}: {stderr}");
+        assert!(stderr.contains("postern.yaml:6: log.level"), "{level}: {stderr}");
+    }
+}
+
 /// A directory or file that is not there, and an empty configuration, are faults as well.
 #[tokio::test]
 async fn missing_files_are_faults() {

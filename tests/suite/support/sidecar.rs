@@ -199,6 +199,11 @@ impl Sidecar {
         self.process.stdout.read(|lines| lines.lines.iter().map(parse).collect())
     }
 
+    /// Everything on stdout so far, as it stands there.
+    pub fn output(&self) -> String {
+        self.process.stdout.read(Lines::text)
+    }
+
     /// Everything on stderr so far.
     pub fn diagnostics(&self) -> String {
         self.process.stderr.read(Lines::text)
