@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{Method, header};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::Shared;
 use super::handler::{Answer, Handled, handle};
@@ -80,8 +81,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
         self.last_answer(self.shared.respond.refuse(exchange, refusal, None)).await;
     }
 
+    /// Writes an answer of our own; false if it could not be, or the agent would not take it.
+    async fn whole(&mut self, response: &http::Response<bytes::Bytes>, close: bool, head_only: bool) -> bool {
+        let written = timeout(self.shared.settings.times.idle, self.out.whole(response, close, head_only)).await;
+        matches!(written, Ok(Ok(())))
+    }
+
     async fn last_answer(&mut self, response: http::Response<bytes::Bytes>) {
-        if self.out.whole(&response, true, false).await.is_ok() {
+        if self.whole(&response, true, false).await {
             self.out.shutdown().await;
             self.inbound.discard(DISCARD_BYTES, DISCARD_TIME).await;
         }
@@ -106,10 +113,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
                 self.last_answer(response).await;
                 Next::Close
             }
-            Answer::Whole(response) => match self.out.whole(&response, close, head.method == Method::HEAD).await {
-                Ok(()) if !close => Next::Keep,
-                _ => Next::Close,
-            },
+            Answer::Whole(response) => {
+                let written = self.whole(&response, close, head.method == Method::HEAD).await;
+                if written && !close { Next::Keep } else { Next::Close }
+            }
             Answer::Relay(relay) => relay.run(&mut self.out, &head.method, close, self.inbound.closed()).await,
         }
     }
@@ -119,8 +126,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
             head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let settings = &self.shared.settings;
         let fits = !matches!(head.framing, Framing::Length(length) if length > settings.limits.body as u64);
-        if expects && fits && !self.inbound.has_bytes() && self.out.go_on().await.is_err() {
-            return Err(ReadFault::Closed);
+        if expects && fits && !self.inbound.has_bytes() {
+            let said = timeout(settings.times.head, self.out.go_on()).await;
+            said.ok().and_then(Result::ok).ok_or(ReadFault::Closed)?;
         }
         self.inbound.body(head.framing, &settings.limits, &self.shared.budget, settings.times.head).await
     }

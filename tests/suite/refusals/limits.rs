@@ -1,9 +1,13 @@
 //! Limits: of heads, bodies, connections and memory. Each says which one, and frees what it held.
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::support::refusal::{Form, Refusal};
-use crate::support::{Agent, Answer, Binding, Capture, Message, Protocol, Sidecar, assert_refusal, rpc, unique_secret};
+use crate::support::{
+    Agent, Answer, Binding, Capture, Message, Protocol, Sidecar, assert_refusal, rpc, unique_secret, within,
+};
 
 use super::{scene, text};
 
@@ -129,6 +133,25 @@ async fn a_request_that_never_ends_is_cut() {
         agent.closed().await;
     }
     capture.assert_untouched();
+    sidecar.post("github", rpc::list(1)).await.assert_ok();
+}
+
+/// `idleTimeout`: an agent that asks on and on and takes no answer does not hold a connection for
+/// ever, whoever answers it.
+#[tokio::test]
+async fn answers_that_nobody_reads_are_given_up() {
+    let capture = Capture::start(Protocol::Plain).await;
+    let long = format!("\"{}\"", "x".repeat(64 * 1024));
+    capture.always(move |request| Answer::result_with(request, &long));
+    let binding = Binding::new("github").to(&capture).token(unique_secret());
+    let sidecar = Sidecar::for_research().binding(binding).config("idleTimeout", json!("2s")).start().await;
+    for server in ["github", "nobody"] {
+        // A refusal echoes the id: a long one fills the sockets sooner.
+        let call = Message::post(server, rpc::call("x".repeat(1000), "search")).bytes("127.0.0.1");
+        let mut socket = TcpStream::connect(sidecar.endpoint()).await.expect("the sidecar listens");
+        let asking = async { while socket.write_all(&call).await.is_ok() {} };
+        within(&format!("the sidecar to close the connection that calls {server}"), asking).await;
+    }
     sidecar.post("github", rpc::list(1)).await.assert_ok();
 }
 

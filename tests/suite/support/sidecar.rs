@@ -339,9 +339,8 @@ impl Process {
         evidence::keep("stdout", stdout.as_bytes());
         evidence::keep("stderr", stderr.as_bytes());
         if std::thread::panicking() {
-            let tail: Vec<&str> = stderr.lines().rev().take(40).collect();
-            eprintln!("--- stdout\n{stdout}\n--- stderr, last lines (waited up to {PATIENCE:?} per event)");
-            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            eprintln!("--- stdout, last lines\n{}", tail(&stdout, 200));
+            eprintln!("--- stderr, last lines (waited up to {PATIENCE:?} per event)\n{}", tail(&stderr, 40));
         }
     }
 }
@@ -350,4 +349,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
 }
