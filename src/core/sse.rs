@@ -9,8 +9,12 @@ use super::upstream::UpstreamUrl;
 /// The path segment below a server's name under which posts of its streams arrive.
 pub const SEGMENT: &str = ".sse";
 
-/// The largest event held; the SDKs stop at 1 or 16 MiB.
-const MAX_EVENT: usize = 16 << 20;
+/// The most of an event that is held. No endpoint event is that long; a longer one of another kind
+/// is passed on as it comes.
+const MAX_HELD: usize = 64 * 1024;
+
+/// The longest line that can make an event an endpoint event: with a byte order mark and a line end.
+const LONGEST_NAME: usize = "\u{feff}event: endpoint\r".len();
 
 /// Why a stream is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -18,19 +22,26 @@ pub enum StreamFault {
     /// The `endpoint` event leads elsewhere, or nowhere.
     #[error("the endpoint event does not lead to the server's own origin")]
     ForeignEndpoint,
-    /// An event larger than any client takes.
-    #[error("an event of more than 16 MiB")]
+    /// An endpoint event larger than any reference.
+    #[error("an endpoint event of more than 64 KiB")]
     TooLarge,
 }
 
 /// Watches one stream. An event is passed on, unchanged, as soon as it is complete; not before,
 /// since its last line may be the one that makes it an `endpoint` event.
+///
+/// Of a very long event all lines are passed on but one that would make it an `endpoint` event:
+/// that ends the stream, and the client, which never sees the event's end, has nothing to obey.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    /// The event so far, as it came.
+    /// What is held of the event, as it came.
     raw: Vec<u8>,
-    /// The line so far, without its end.
-    line: Vec<u8>,
+    /// Where the present line begins in it.
+    line: usize,
+    /// The event is too long to be held: only its present line is, while it may name an endpoint.
+    passing: bool,
+    /// The beginning of the present line has been passed on.
+    line_passed: bool,
     after_cr: bool,
     begun: bool,
     kind: Vec<u8>,
@@ -43,31 +54,63 @@ impl Endpoints {
     /// the place of an endpoint event's data.
     pub fn feed(
         &mut self,
-        chunk: &[u8],
+        mut chunk: &[u8],
         out: &mut Vec<u8>,
         mut name: impl FnMut(&str) -> Option<String>,
     ) -> Result<(), StreamFault> {
-        for &byte in chunk {
-            if std::mem::take(&mut self.after_cr) && byte == b'\n' {
-                // The second half of a line end: it goes where the first half went.
-                if self.raw.is_empty() {
-                    out.push(byte)
-                } else {
-                    self.raw.push(byte)
+        if let (true, Some((b'\n', rest))) = (self.after_cr, chunk.split_first()) {
+            self.second_half(out);
+            chunk = rest;
+        }
+        while !chunk.is_empty() {
+            self.after_cr = false;
+            let end = memchr::memchr2(b'\r', b'\n', chunk).map(|at| at + 1);
+            let (part, rest) = chunk.split_at(end.unwrap_or(chunk.len()));
+            chunk = rest;
+            self.raw.extend_from_slice(part);
+            if end.is_some() {
+                self.end_of_line(out, &mut name)?;
+                if part.ends_with(b"\r") {
+                    self.after_cr = true;
+                    if let Some((b'\n', rest)) = chunk.split_first() {
+                        self.second_half(out);
+                        chunk = rest;
+                    }
                 }
-                continue;
             }
-            self.raw.push(byte);
-            match byte {
-                b'\r' | b'\n' => {
-                    self.after_cr = byte == b'\r';
-                    self.end_of_line(out, &mut name)?;
-                }
-                _ => self.line.push(byte),
-            }
-            if self.raw.len() > MAX_EVENT {
+            self.bound(out)?;
+        }
+        Ok(())
+    }
+
+    /// The second half of a line end: it goes where the first half went.
+    fn second_half(&mut self, out: &mut Vec<u8>) {
+        self.after_cr = false;
+        if self.raw.is_empty() {
+            out.push(b'\n');
+        } else {
+            self.raw.push(b'\n');
+            self.line = self.raw.len();
+        }
+    }
+
+    /// Passes on what is too much to hold.
+    fn bound(&mut self, out: &mut Vec<u8>) -> Result<(), StreamFault> {
+        if self.raw.len() > MAX_HELD && !self.passing {
+            if self.names_endpoint {
                 return Err(StreamFault::TooLarge);
             }
+            self.passing = true;
+        }
+        if self.passing {
+            let held = self.raw.len() - self.line;
+            let harmless = self.line_passed || held > LONGEST_NAME;
+            self.line_passed = harmless && held > 0;
+            let until = if harmless { self.raw.len() } else { self.line };
+            out.extend(self.raw.drain(..until));
+            self.line = 0;
+            // What one long event took is not kept for the next.
+            self.raw.shrink_to(MAX_HELD);
         }
         Ok(())
     }
@@ -77,14 +120,15 @@ impl Endpoints {
         out: &mut Vec<u8>,
         name: &mut impl FnMut(&str) -> Option<String>,
     ) -> Result<(), StreamFault> {
-        let line = std::mem::take(&mut self.line);
+        let line = self.raw.get(self.line..self.raw.len().saturating_sub(1)).unwrap_or_default();
         // A byte order mark may stand at the very beginning (HTML, "event stream interpretation").
         let line = if std::mem::replace(&mut self.begun, true) {
-            &*line
+            line
         } else {
-            line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line)
+            line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
         };
-        if line.is_empty() {
+        let is_rest = std::mem::take(&mut self.line_passed);
+        if line.is_empty() && !is_rest {
             return self.end_of_event(out, name);
         }
         let colon = line.iter().position(|b| *b == b':').unwrap_or(line.len());
@@ -92,6 +136,7 @@ impl Endpoints {
         let value = value.strip_prefix(b":").unwrap_or(value);
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match field {
+            _ if is_rest => {}
             // The last one counts.
             b"event" => {
                 self.kind = value.to_vec();
@@ -108,6 +153,10 @@ impl Endpoints {
             }
             _ => {}
         }
+        if self.passing && self.names_endpoint {
+            return Err(StreamFault::TooLarge);
+        }
+        self.line = self.raw.len();
         Ok(())
     }
 
@@ -116,6 +165,8 @@ impl Endpoints {
         out: &mut Vec<u8>,
         name: &mut impl FnMut(&str) -> Option<String>,
     ) -> Result<(), StreamFault> {
+        self.line = 0;
+        self.passing = false;
         let raw = std::mem::take(&mut self.raw);
         let data = std::mem::take(&mut self.data);
         let kind = std::mem::take(&mut self.kind);
@@ -199,6 +250,48 @@ mod tests {
         for (text, expected) in rows {
             for piece in 1..=text.len() {
                 assert_eq!(run(text.as_bytes(), piece).as_ref(), Ok(&expected), "{text:?} by {piece}");
+            }
+        }
+    }
+
+    /// Whatever an upstream sends, little is held; and what is too long to be held names no endpoint.
+    #[test]
+    fn a_long_event_is_passed_on_as_it_comes() {
+        let (long, small) = ("x".repeat(3 * MAX_HELD), "y".repeat(100));
+        let lines = format!("data: {small}\r\n").repeat(3 * MAX_HELD / 100);
+        for text in [format!("data: {long}\n\n"), format!(":{long}\r\n{lines}\r\n"), format!("{lines}data: {long}\r\r")]
+        {
+            let text = format!("{text}event: endpoint\ndata: /m?s=1\n\ndata: {small}\n\n");
+            for piece in [1, 19, 1000, MAX_HELD, text.len()] {
+                let (mut endpoints, mut out) = (Endpoints::default(), Vec::new());
+                for (number, chunk) in text.as_bytes().chunks(piece).enumerate() {
+                    endpoints.feed(chunk, &mut out, |_| Some("/srv/.sse/x".to_owned())).unwrap();
+                    let fed = (number * piece + chunk.len()).min(text.len());
+                    assert!(endpoints.raw.capacity() <= 2 * MAX_HELD + 2 * piece, "{} held", endpoints.raw.capacity());
+                    assert!(out.len() + MAX_HELD + 100 > fed, "{} of {fed} passed", out.len());
+                }
+                let expected = text.replace("event: endpoint\ndata: /m?s=1\n\n", NEW);
+                assert!(String::from_utf8(out).unwrap() == expected, "by {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_event_names_no_endpoint() {
+        let long = "x".repeat(MAX_HELD);
+        for text in [
+            format!("data: {long}\nevent: endpoint\ndata: /m?s=1\n\n"),
+            format!("data: {long}\r\nevent:endpoint\r\n\r\n"),
+            format!("data: {long}\revent: endpoint\r\r"),
+            format!("event: endpoint\ndata: /m?s=1\n: {long}\n\n"),
+            format!("{}event: endpoint\n\n", "data: x\n".repeat(MAX_HELD / 8)),
+        ] {
+            for piece in [1, 7, 1000, text.len()] {
+                let (mut endpoints, mut out) = (Endpoints::default(), Vec::new());
+                let mut pieces = text.as_bytes().chunks(piece);
+                let fault = pieces.find_map(|chunk| endpoints.feed(chunk, &mut out, |_| Some("/srv".to_owned())).err());
+                assert_eq!(fault, Some(StreamFault::TooLarge), "by {piece}");
+                assert!(!String::from_utf8(out).unwrap().contains("endpoint"), "by {piece}");
             }
         }
     }

@@ -163,6 +163,36 @@ async fn the_endpoint_event_is_found_in_any_pieces() {
     }
 }
 
+/// An event that is longer than any endpoint is passed on before its end is there: what an upstream
+/// may let us hold for each of its streams is little.
+#[tokio::test]
+async fn a_long_event_is_not_collected() {
+    const LONG: usize = 4 << 20;
+    let (capture, sidecar) = scene(Protocol::Tls, &unique_secret()).await;
+    let (stream, mut agent) = open(&capture, &sidecar).await;
+    stream.send(format!("data: {}", "x".repeat(LONG)));
+    let mut seen = 0;
+    while seen < LONG - 128 * 1024 {
+        match agent.piece().await {
+            Piece::Data(bytes) => seen += bytes.len(),
+            end => panic!("{end:?} after {seen} bytes"),
+        }
+    }
+    stream.send("\nid: 1\n\n");
+    agent.until("\nid: 1\n\n").await;
+    let path = endpoint(&stream, &mut agent, "/messages?s=1").await;
+    sidecar.ask(Message::post("old", rpc::list(7)).target(&path)).await.assert_ok();
+    // Too late to name an endpoint: the agent never sees such an event.
+    stream.send(format!("data: {}\nevent: endpoint\n\n", "x".repeat(LONG)));
+    let mut seen = Vec::new();
+    while let Piece::Data(bytes) = agent.piece().await {
+        seen.extend_from_slice(&bytes);
+    }
+    assert!(!contains(&seen, b"\n") && !contains(&seen, b"endpoint"));
+    let line = sidecar.next_access("the stream", |line| line["http"] == "GET").await;
+    assert_eq!(line["outcome"], "bad_stream", "{line}");
+}
+
 /// T6 for the old transport: a path is worth something only while its own stream is open, and only
 /// at its own server. Nothing else reaches an upstream.
 #[tokio::test]
