@@ -2,14 +2,16 @@
 // @modelcontextprotocol/client. The commands are those of agent.py.
 import { createInterface } from 'node:readline';
 
-async function load(generation) {
+const generation = process.argv[2];
+
+async function load() {
   if (generation === '2') return import('@modelcontextprotocol/client');
   const sdk = '@modelcontextprotocol/sdk/client';
   const parts = await Promise.all(['index', 'streamableHttp', 'sse'].map(name => import(`${sdk}/${name}.js`)));
   return Object.assign({}, ...parts);
 }
 
-const sdk = await load(process.argv[2]);
+const sdk = await load();
 
 // Would log in by itself, if something made it.
 const login = {
@@ -26,13 +28,25 @@ const login = {
   },
 };
 
+// What came over the wire since the last answer.
+const nothing = () => ({ challenges: 0, login: [] });
+let seen = nothing();
+
+async function watched(url, init) {
+  const { pathname } = new URL(url);
+  if (/^\/\.well-known\/|\/(register|authorize|token)$/.test(pathname)) seen.login.push(pathname);
+  const response = await fetch(url, init);
+  if (response.headers.has('www-authenticate')) seen.challenges += 1;
+  return response;
+}
+
 let client;
 const actions = {
   async connect({ url, transport, mode, oauth }) {
     const options = mode === 'auto' ? { versionNegotiation: { mode } } : {};
     const opened = new sdk.Client({ name: 'agent', version: '1' }, options);
     const Transport = transport === 'sse' ? sdk.SSEClientTransport : sdk.StreamableHTTPClientTransport;
-    const wire = new Transport(new URL(url), oauth ? { authProvider: login } : {});
+    const wire = new Transport(new URL(url), { fetch: watched, ...(oauth && { authProvider: login }) });
     try {
       await opened.connect(wire);
     } catch (failure) {
@@ -40,13 +54,16 @@ const actions = {
       throw failure;
     }
     client = opened;
-    return wire.protocolVersion ?? client.getNegotiatedProtocolVersion?.() ?? null;
+    return client.getNegotiatedProtocolVersion?.() ?? wire.protocolVersion ?? null;
   },
   async list() {
     return (await client.listTools()).tools.map(tool => tool.name);
   },
-  async call({ tool }) {
-    return (await client.callTool({ name: tool, arguments: { text: 'hello' } })).content[0].text;
+  async call({ tool, text }) {
+    const options = { onprogress: ({ progress }) => console.log(JSON.stringify({ progress })) };
+    const request = { name: tool, arguments: { text } };
+    const call = generation === '1' ? client.callTool(request, undefined, options) : client.callTool(request, options);
+    return (await call).content[0].text;
   },
   async close() {
     await client.close();
@@ -56,9 +73,8 @@ const actions = {
 };
 
 function told(failure) {
-  const cause = failure.cause ? ` (${failure.cause})` : '';
-  const data = failure.data ? ` ${JSON.stringify(failure.data)}` : '';
-  return `${failure}${cause}${data}`;
+  const kept = [failure.cause && `${failure.cause}`, failure.data && JSON.stringify(failure.data)];
+  return { error: `${failure}`, kept: kept.filter(Boolean).join(' ') };
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
@@ -68,7 +84,8 @@ for await (const line of createInterface({ input: process.stdin })) {
     if (!client && command.do !== 'connect') throw new Error('the session is gone');
     answer = { ok: true, value: await actions[command.do](command) };
   } catch (failure) {
-    answer = { ok: false, error: told(failure) };
+    answer = { ok: false, ...told(failure) };
   }
-  console.log(JSON.stringify(answer));
+  console.log(JSON.stringify({ ...answer, seen }));
+  seen = nothing();
 }

@@ -1,7 +1,9 @@
 """An agent on an official Python SDK. Reads commands, a JSON line each, and answers each with a line.
 
 `connect` opens a session, `list` and `call` use it, `close` ends it. An answer is `{"ok": true, "value": ..}` or
-`{"ok": false, "error": <what the SDK told its user>}`.
+`{"ok": false, "error": <as the SDK's error prints itself>, "kept": <what it holds besides>}`. With `seen` it tells what
+came over the wire since the last answer: `challenges`, and `login`, the paths at which it searched for a login. Before
+the answer to a call comes a line `{"progress": n}` for each notification, as soon as it is there.
 """
 
 import asyncio
@@ -9,10 +11,14 @@ import importlib.metadata
 import json
 import sys
 
+import wire
+
 if importlib.metadata.version("mcp").startswith("1."):
     import sdk1 as sdk
 else:
     import sdk2 as sdk
+
+watch = wire.Watch()
 
 
 async def main() -> None:
@@ -21,11 +27,11 @@ async def main() -> None:
     reading = loop.run_in_executor(None, _read, loop, commands)
     while (command := await commands.get()) is not None:
         if command["do"] != "connect":
-            _fail("the session is gone")
+            _fail(RuntimeError("the session is gone"))
             continue
         pending = [command]  # what still has to be answered
         try:
-            async with sdk.connect(command) as session:
+            async with sdk.connect(wire.transport(command, watch), command["mode"]) as session:
                 _tell(pending, session.version)
                 await _use(session, commands, pending)
             if pending:
@@ -33,7 +39,7 @@ async def main() -> None:
         # An SDK may end the whole session by an exception while a call is pending, or between calls.
         except (Exception, asyncio.CancelledError) as failure:
             if pending:
-                _fail("; ".join(_leaves(failure)))
+                _fail(failure)
     await reading
 
 
@@ -43,13 +49,22 @@ async def _use(session, commands: asyncio.Queue, pending: list[dict]) -> None:
         if command["do"] == "close":
             return
         try:
-            value = await (session.list() if command["do"] == "list" else session.call(command["tool"]))
+            value = await (session.list() if command["do"] == "list" else _call(session, command))
         except Exception as failure:
             pending.clear()
-            _fail("; ".join(_leaves(failure)))
+            _fail(failure)
         else:
             _tell(pending, value)
     commands.put_nowait(None)
+
+
+async def _call(session, command: dict) -> str:
+    result = await session.call(command["tool"], {"text": command["text"]}, _progress)
+    return result.content[0].text
+
+
+async def _progress(done: float, _total: float | None, _message: str | None) -> None:
+    print(json.dumps({"progress": done}), flush=True)
 
 
 def _read(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue) -> None:
@@ -60,17 +75,23 @@ def _read(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue) -> None:
 
 def _tell(pending: list[dict], value: object) -> None:
     pending.clear()
-    print(json.dumps({"ok": True, "value": value}), flush=True)
+    _say({"ok": True, "value": value})
 
 
-def _fail(error: str) -> None:
-    print(json.dumps({"ok": False, "error": error}), flush=True)
+def _fail(failure: BaseException) -> None:
+    leaves = _leaves(failure)
+    kept = [str(each.error.data) for each in leaves if hasattr(each, "error")]
+    _say({"ok": False, "error": "; ".join(f"{type(each).__name__}: {each}" for each in leaves), "kept": " ".join(kept)})
 
 
-def _leaves(failure: BaseException) -> list[str]:
+def _say(answer: dict) -> None:
+    print(json.dumps(answer | {"seen": watch.take()}), flush=True)
+
+
+def _leaves(failure: BaseException) -> list[BaseException]:
     if isinstance(failure, BaseExceptionGroup):
-        return [text for inner in failure.exceptions for text in _leaves(inner)]
-    return [f"{type(failure).__name__}: {failure}"]
+        return [leaf for inner in failure.exceptions for leaf in _leaves(inner)]
+    return [failure]
 
 
 if __name__ == "__main__":

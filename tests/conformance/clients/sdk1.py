@@ -3,10 +3,6 @@
 from contextlib import asynccontextmanager
 
 from mcp import ClientSession
-from mcp.client.sse import sse_client
-from mcp.client.streamable_http import streamablehttp_client
-
-import login
 
 
 class Session:
@@ -17,16 +13,13 @@ class Session:
     async def list(self) -> list[str]:
         return [tool.name for tool in (await self._session.list_tools()).tools]
 
-    async def call(self, tool: str) -> str:
-        result = await self._session.call_tool(tool, {"text": "hello"})
-        return result.content[0].text
+    async def call(self, tool: str, arguments: dict, progress):
+        return await self._session.call_tool(tool, arguments, progress_callback=progress)
 
 
 @asynccontextmanager
-async def connect(job: dict):
-    transport = sse_client if job["transport"] == "sse" else streamablehttp_client
-    auth = login.provider(job["url"]) if job["oauth"] else None
-    async with transport(job["url"], auth=auth) as streams:
+async def connect(transport, _mode: str):
+    async with transport as streams:
         async with ClientSession(*streams[:2]) as session:
             greeting = await session.initialize()
             yield Session(session, greeting.protocolVersion)

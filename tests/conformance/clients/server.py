@@ -1,7 +1,12 @@
-"""The server the SDK clients meet: official Python SDK 2.x, Streamable HTTP at /mcp and HTTP+SSE at /sse, over TLS.
+"""The server the SDK clients meet: official Python SDK 2.x behind a gate, over TLS.
 
-It demands the credential of each path, and answers 401 with an OAuth challenge to everything at /rejecting and to calls
-of the tool `rejected`. Logs the path of every request. Prints `{"port": n}` when it listens.
+/mcp         Streamable HTTP
+/sse         HTTP+SSE of 2024-11-05, with /messages/
+/rejecting   401 with an OAuth challenge, whatever comes; so does a call of the tool `rejected` anywhere
+/thief       gives out again, newest first, the session ids that /mcp gave out
+the rest     an authorization server, ready to register a client
+
+Each of the first four demands its own credential. Logs the path of every request. Prints `{"port": n}` when it listens.
 """
 
 import argparse
@@ -11,9 +16,12 @@ import os
 import socket
 
 import uvicorn
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
+
+import rendezvous
 
 KEEP_ALIVE_SECONDS = 600  # never ends an idle connection: that race is no part of what is looked at
+SESSION = b"mcp-session-id"
 
 
 def build() -> MCPServer:
@@ -21,6 +29,14 @@ def build() -> MCPServer:
 
     @server.tool()
     async def echo(text: str) -> str:
+        return text
+
+    @server.tool()
+    async def count(text: str, ctx: Context) -> str:
+        """Each step only once the agent has got the one before."""
+        for step in (1, 2, 3):
+            await ctx.report_progress(step, 3)
+            await rendezvous.wait(f"{text} {step}")
         return text
 
     @server.tool()
@@ -42,6 +58,7 @@ class Gate:
         self._sse = server.sse_app()
         self._credentials = credentials
         self._log = open(log, "a", encoding="utf-8", buffering=1)  # a line is on disk before its effect is seen
+        self._given: list[bytes] = []  # session ids
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -51,17 +68,61 @@ class Gate:
         first = path.split("/")[1]
         self._log.write(json.dumps({"http": scope["method"], "path": path}) + "\n")
         body = await _read(receive) if scope["method"] == "POST" else b""
-        if first not in ("mcp", "sse", "messages", "rejecting"):
-            await _answer(send, 404)
-        elif not self._admits(scope, first) or first == "rejecting" or _tool(body) == "rejected":
-            await _answer(send, 401)
+        if first not in ("mcp", "sse", "messages", "rejecting", "thief"):
+            await _authorize(scope, body, send)
+        elif first == "rejecting" or not self._admits(scope, first) or _tool(body) == "rejected":
+            await _challenge(scope, send)
+        elif first == "thief":
+            result = {"jsonrpc": "2.0", "id": json.loads(body)["id"], "result": {}}
+            await _answer(send, 200, result, (SESSION, self._given.pop()))
+        elif first == "mcp":
+            await self._streamable(scope, _replay(body, receive), self._noting(send))
         else:
-            app = self._streamable if first == "mcp" else self._sse
-            await app(scope, _replay(body, receive) if scope["method"] == "POST" else receive, send)
+            await self._sse(scope, _replay(body, receive) if scope["method"] == "POST" else receive, send)
 
     def _admits(self, scope, first: str) -> bool:
         tokens = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
         return tokens == [self._credentials["sse" if first == "messages" else first]]
+
+    def _noting(self, send):
+        async def noted(message) -> None:
+            headers = dict(message.get("headers", ()))
+            if (given := headers.get(SESSION)) and given not in self._given:
+                self._given.append(given)
+            await send(message)
+
+        return noted
+
+
+async def _authorize(scope, body: bytes, send) -> None:
+    """Every path of an OAuth search leads on, so that a client that begins one goes as far as it can."""
+    origin, path = _origin(scope), scope["path"]
+    if path.startswith("/.well-known/oauth-protected-resource"):
+        resource = path.removeprefix("/.well-known/oauth-protected-resource")
+        await _answer(send, 200, {"resource": origin + resource, "authorization_servers": [origin]})
+    elif path.startswith("/.well-known/"):
+        await _answer(send, 200, {
+            "issuer": origin,
+            "authorization_endpoint": f"{origin}/authorize",
+            "token_endpoint": f"{origin}/token",
+            "registration_endpoint": f"{origin}/register",
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+        })
+    elif path == "/register":
+        await _answer(send, 201, json.loads(body) | {"client_id": "agent"})
+    else:
+        await _answer(send, 404, {})
+
+
+async def _challenge(scope, send) -> None:
+    resource = f"{_origin(scope)}/.well-known/oauth-protected-resource{scope['path']}"
+    told = f'Bearer error="invalid_token", resource_metadata="{resource}"'
+    await _answer(send, 401, {}, (b"www-authenticate", told.encode()))
+
+
+def _origin(scope) -> str:
+    return f"https://{dict(scope['headers'])[b'host'].decode()}"
 
 
 async def _read(receive) -> bytes:
@@ -87,12 +148,10 @@ def _tool(body: bytes) -> str | None:
     return message["params"]["name"] if message.get("method") == "tools/call" else None
 
 
-async def _answer(send, status: int) -> None:
-    headers = [(b"content-length", b"0")]
-    if status == 401:
-        headers.append((b"www-authenticate", b'Bearer error="invalid_token"'))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+async def _answer(send, status: int, document: dict, *headers: tuple[bytes, bytes]) -> None:
+    head = [(b"content-type", b"application/json"), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": json.dumps(document).encode()})
 
 
 def main() -> None:

@@ -1,28 +1,55 @@
-"""The table in docs/mcp-compatibility.md, between its markers."""
+"""The tables in docs/mcp-compatibility.md, between their markers."""
 
+import string
 from pathlib import Path
+
+from clients.scenes import Sight
 
 BEGIN, END = "<!-- generated: sdk table -->", "<!-- /generated -->"
 INTRODUCTION = """\
-Found by `tests/conformance/matrix`, which also checks it. The first line of each column is the SDK and whether it begins
-with `initialize` (legacy) or `server/discover` (auto). *text*: the SDK's error has Postern's own words; *no text*: only a
-status or less, so look into the access log. *session lives*: later requests of the same session succeed."""
+*legacy* begins with `initialize` and agrees on 2025-11-25, *auto* with `server/discover` and agrees on 2026-07-28.
+*works*: connects, lists, calls, and gets a call's progress step by step. What the SDK's error shows its user of a
+refusal: *words*, all that Postern says; *kept*, not shown, but in the error object; *status*, only the HTTP status;
+*nothing*, not even that. *session lives*: its next request succeeds. `-`: the SDK or the revision has no such thing."""
+TEXTS = "What it shows, up to Postern's own words, at which of these refusals:"
 
 
-def render(columns: list[str], rows: list[tuple[str, list[str]]]) -> str:
-    lines = [["", *columns], ["---"] * (len(columns) + 1), *([title, *cells] for title, cells in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{BEGIN}\n{INTRODUCTION}\n\n{table}\n{END}"
+def render(columns: list[str], rows: dict[str, list[object]]) -> str:
+    """Rows of refusals get a letter, by which the second table names them."""
+    letters = iter(string.ascii_uppercase)
+    lettered = {title: next(letters) if any(isinstance(cell, Sight) for cell in cells) else ""
+                for title, cells in rows.items()}
+    table = [["", "", *columns], ["---"] * (len(columns) + 2)]
+    table += [[lettered[title], title, *map(str, cells)] for title, cells in rows.items()]
+    texts = [["SDK", "error", "at"], ["---"] * 3, *_texts(columns, rows, lettered)]
+    return "\n".join([BEGIN, INTRODUCTION, "", *_lines(table), "", TEXTS, "", *_lines(texts), END])
 
 
-def current(path: Path) -> str | None:
+def _texts(columns: list[str], rows: dict[str, list[object]], lettered: dict[str, str]) -> list[list[str]]:
+    """A line for each text, with who shows it and at what."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for at, column in enumerate(columns):
+        for title, cells in rows.items():
+            if isinstance(cells[at], Sight) and cells[at].text:
+                where.setdefault((column, cells[at].text), []).append(lettered[title])
+    lines: dict[tuple[str, str], list[str]] = {}
+    for (column, text), letters in where.items():
+        lines.setdefault((text, " ".join(letters)), []).append(column)
+    return [[", ".join(who), _code(text), letters] for (text, letters), who in lines.items()]
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _lines(table: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in table]
+
+
+def current(path: Path) -> str:
     text = path.read_text()
-    if BEGIN not in text or END not in text:
-        return None
     return BEGIN + text.split(BEGIN, 1)[1].split(END, 1)[0] + END
 
 
 def write(path: Path, table: str) -> None:
-    old = current(path)
-    text = path.read_text()
-    path.write_text(text.replace(old, table) if old else f"{text.rstrip()}\n\n{table}\n")
+    path.write_text(path.read_text().replace(current(path), table))

@@ -10,6 +10,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import evidence
 from harness.certs import Certificates
 from harness.process import Child
 
@@ -89,7 +90,9 @@ class Sidecar:
         except OSError as failure:
             metrics = f"# not scraped: {failure}\n"
         code = await self.child.stop()
-        self._keep_evidence(metrics)
+        evidence.keep(self.child.name, metrics=metrics, stdout=self.child.stdout_path.read_text(),
+                      stderr=self.child.stderr_path.read_text())
+        evidence.searched_for(upstream.secret for upstream in self._upstreams)
         return code
 
     async def scrape(self) -> str:
@@ -100,16 +103,6 @@ class Sidecar:
 
         return await asyncio.to_thread(get)
 
-    def _keep_evidence(self, metrics: str) -> None:
-        directory = os.environ.get("POSTERN_EVIDENCE")
-        if not directory or not Path(directory).is_dir():
-            return
-        run = f"conformance-{os.getpid()}-{secrets.token_hex(4)}-{self.child.name}"
-        Path(directory, f"{run}.metrics").write_text(metrics)
-        shutil.copy(self.child.stdout_path, Path(directory, f"{run}.stdout"))
-        shutil.copy(self.child.stderr_path, Path(directory, f"{run}.stderr"))
-        with Path(directory, "secrets.txt").open("a") as file:
-            file.writelines(f"{upstream.secret}\n" for upstream in self._upstreams)
 
 
 def _write(root: Path, certificates: Certificates, upstreams: list[Upstream], config: dict[str, object]) -> Path:

@@ -24,6 +24,9 @@ class Hub:
         if self._server:
             self._server.close()
 
+    def mark(self, key: str) -> None:
+        self._marks[key].set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             answer = await self._answer(json.loads(await reader.readline()))
@@ -38,7 +41,7 @@ class Hub:
 
     async def _answer(self, question: dict) -> dict:
         if "signal" in question:
-            self._marks[question["signal"]].set()
+            self.mark(question["signal"])
             return {"ok": True}
         key = question["wait"]
         try:
