@@ -27,13 +27,15 @@ async def _run(options: argparse.Namespace, directory: Path) -> int:
     else:
         matrix.failed += 1
         print(f"FAILED {DOCUMENT.name} has other tables; UPDATE_DOCS=1 tests/conformance/matrix writes these:")
-        print("\n".join(difflib.unified_diff(written.splitlines(), made.splitlines(), "written", "found", lineterm="", n=0)))
+        lines = (each.splitlines() for each in (written, made))
+        print("\n".join(difflib.unified_diff(*lines, "written", "found", lineterm="", n=0)))
     print(f"{matrix.passed} passed, {matrix.failed} failed")
     return 1 if matrix.failed else 0
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests/conformance/matrix", description="official SDK clients behind the sidecar")
+    told = "official SDK clients behind the sidecar"
+    parser = argparse.ArgumentParser(prog="tests/conformance/matrix", description=told)
     parser.add_argument("--keep", action="store_true", help="keep the temporary directory with all logs")
     parser.add_argument("--cache", type=Path, required=True, help=argparse.SUPPRESS)  # both given by the matrix script
     parser.add_argument("--rmcp", type=Path, required=True, help=argparse.SUPPRESS)

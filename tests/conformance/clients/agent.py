@@ -45,6 +45,9 @@ async def main() -> None:
 
 async def _use(session, commands: asyncio.Queue, pending: list[dict]) -> None:
     while (command := await commands.get()) is not None:
+        if command["do"] == "connect":  # in place of this session
+            commands.put_nowait(command)
+            return
         pending.append(command)
         if command["do"] == "close":
             return

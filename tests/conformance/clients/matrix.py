@@ -53,22 +53,27 @@ class Matrix:
             self._agents = list(await asyncio.gather(*starting))
             await self._logins_without(upstreams)
             for status in (403, 200):
-                name = f"sidecar-{status}"
-                config = {} if status == 403 else {"refusalStatus": status}
-                self._sidecar = await Sidecar.start(name, self._directory, certificates, upstreams, **config)
-                secret = self._directory / name / "bindings" / "secrets" / "revocable" / "token"
-                if status == 403:
-                    await self._transports()
-                await self._forms_of_403(status, secret)
-                if status == 403:
-                    await self._other_forms()
-                await self._end()
+                await self._behind(status, certificates, upstreams)
+        except (Unexpected, RuntimeError) as failure:
+            self._judge("the run came to its end", False, str(failure))
         finally:
             children = [self._server, self._sidecar and self._sidecar.child, *(agent.child for agent in self._agents)]
             await asyncio.gather(*(child.stop() for child in children if child))
             self._hub.stop()
             for agent in self._agents:
                 evidence.keep(agent.child.name, told=agent.child.stdout_path.read_text())
+
+    async def _behind(self, status: int, certificates: certs.Certificates, upstreams: list[Upstream]) -> None:
+        name = f"sidecar-{status}"
+        config = {} if status == 403 else {"refusalStatus": status}
+        self._sidecar = await Sidecar.start(name, self._directory, certificates, upstreams, **config)
+        secret = self._directory / name / "bindings" / "secrets" / "revocable" / "token"
+        if status == 403:
+            await self._transports()
+        await self._forms_of_403(status, secret)
+        if status == 403:
+            await self._other_forms()
+        await self._end()
 
     async def _start_server(self, certificates: certs.Certificates, upstreams: list[Upstream]) -> None:
         # `revocable` is the same server under another binding: two may not share a url, so it has another host name.
@@ -137,7 +142,8 @@ class Matrix:
     async def _other_forms(self) -> None:
         url = self._sidecar.url
         refusal = refused(await scenes.probe(url("mcp"), "tools/call", name="denied"), 200, "tool_denied")
-        await self._row("`tool_denied`, 200: a call", lambda agent: scenes.calling(agent, url("mcp"), "denied", refusal))
+        await self._row("`tool_denied`, 200: a call",
+                        lambda agent: scenes.calling(agent, url("mcp"), "denied", refusal))
 
         await self._rejections(url)
         await self._foreign_session(url)
@@ -172,7 +178,8 @@ class Matrix:
             stolen = await scenes.probe(url("thief"))
             session = stolen.headers["mcp-session-id"]
         refusal = refused(await scenes.probe(url("mcp"), session=session), 404, "session_foreign")
-        await self._row("`session_foreign`, 404: a call", lambda agent: scenes.calling_late(agent, refusal), _has_sessions)
+        await self._row("`session_foreign`, 404: a call",
+                        lambda agent: scenes.calling_late(agent, refusal), _has_sessions)
         await self._all(lambda agent: agent.close(), _has_sessions)
 
     async def _end(self) -> None:

@@ -79,8 +79,8 @@ async def probe(url: str, method: str = "tools/list", session: str = "", **param
         headers |= {"Mcp-Session-Id": session}
     else:
         headers |= {"MCP-Protocol-Version": STATELESS} | ({"Mcp-Name": params["name"]} if params else {})
-    meta = {f"io.modelcontextprotocol/{key}": value for key, value in
-            {"protocolVersion": STATELESS, "clientCapabilities": {}, "clientInfo": {"name": "p", "version": "1"}}.items()}
+    told = {"protocolVersion": STATELESS, "clientCapabilities": {}, "clientInfo": {"name": "probe", "version": "1"}}
+    meta = {f"io.modelcontextprotocol/{key}": value for key, value in told.items()}
     message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params | ({} if session else {"_meta": meta})}
     async with httpx2.AsyncClient(trust_env=False, timeout=STEP_SECONDS) as client:
         return await client.post(url, headers=headers, json=message)
@@ -147,11 +147,11 @@ async def calling(agent: Agent, url: str, tool: str, refusal: Refusal, oauth: bo
     """A call in a live session; everything else in it is served."""
     await session(agent, url, oauth=oauth)
     called = await agent.call(tool)
-    require(not called.ok, f"{tool} was not refused: {called}")
-    unlike_a_login(called)
     later = await agent.list()
     if later.ok:
         await agent.close()
+    require(not called.ok, f"{tool} was not refused: {called}")
+    unlike_a_login(called)
     return sight(called, refusal, "session lives" if later.ok else "session ends")
 
 
