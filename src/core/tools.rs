@@ -19,6 +19,16 @@ impl ToolPolicy {
         (self.allow.is_empty() || any(&self.allow)) && !any(&self.deny)
     }
 
+    /// The globs of `allow`, as written.
+    pub fn allowed(&self) -> impl Iterator<Item = &str> {
+        self.allow.iter().map(|glob| glob.0.as_str())
+    }
+
+    /// The globs of `deny`, as written.
+    pub fn denied(&self) -> impl Iterator<Item = &str> {
+        self.deny.iter().map(|glob| glob.0.as_str())
+    }
+
     /// Whether every tool may be called.
     pub fn is_open(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
