@@ -141,7 +141,7 @@ fn fields(lines: Lines<'_>) -> Result<HeaderMap, HeadFault> {
         let colon = memchr::memchr(b':', line).ok_or(Malformed("a header line without colon"))?;
         let (name, value) = line.split_at(colon);
         let name = HeaderName::from_bytes(name).map_err(|_| Malformed("a header name is not a token"))?;
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let value = without_blanks(value.get(1..).unwrap_or_default());
         if value.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
             return Err(Malformed("a control character in a header value"));
         }
@@ -149,6 +149,15 @@ fn fields(lines: Lines<'_>) -> Result<HeaderMap, HeadFault> {
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+/// Without the blanks and tabs around it, and nothing else: a CR or form feed there is no white space
+/// to everybody (RFC 9110 section 5.5).
+fn without_blanks(value: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = value.iter().position(|byte| !blank(byte)).unwrap_or(value.len());
+    let end = value.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
+    value.get(start..end).unwrap_or_default()
 }
 
 /// RFC 9112 section 6: one framing field, one way to read it.
