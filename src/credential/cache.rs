@@ -47,24 +47,43 @@ struct Known {
     entry: Entry,
     revision: u64,
     generation: u64,
+    /// Of the present value, for as long as it is the same.
+    age: Option<Age>,
     credential: Option<Arc<Credential>>,
     /// Replaced values that running answers still hold: a revocation has to reach them too.
     superseded: Vec<Weak<Credential>>,
 }
 
+/// When a value changed, and how long it took to come into use.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    changed: SystemTime,
+    lag: Option<f64>,
+}
+
+impl Age {
+    fn of(value: &Value, generation: u64, now: SystemTime) -> Self {
+        // A value that was there before us tells nothing about our own lag.
+        let changed = value.changed.filter(|_| generation > 1);
+        let lag = changed.and_then(|at| now.duration_since(at).ok()).map(|lag| lag.as_secs_f64());
+        Self { changed: value.changed.unwrap_or(now), lag }
+    }
+}
+
 impl Known {
     fn new(entry: Entry) -> Self {
-        Self { entry, revision: 0, generation: 0, credential: None, superseded: Vec::new() }
+        Self { entry, revision: 0, generation: 0, age: None, credential: None, superseded: Vec::new() }
     }
 
     /// With a new value, or the same one for a changed binding.
     fn replaced(mut self, entry: Entry, generation: u64, credential: Arc<Credential>) -> Self {
+        let age = Some(Age { changed: credential.changed, lag: credential.lag });
         self.superseded.retain(|old| old.strong_count() > 0);
         if let Some(old) = self.credential.replace(credential) {
             old.life.send_replace(Life::Superseded);
             self.superseded.push(Arc::downgrade(&old));
         }
-        Self { entry, generation, ..self }
+        Self { entry, generation, age, ..self }
     }
 
     /// Ends every answer that holds a value of this binding.
@@ -150,7 +169,8 @@ impl Cache {
             return (Known { entry, ..known }, slot);
         }
         let generation = if same_value { known.generation } else { known.generation + 1 };
-        match build(&entry, &known.entry, generation, now) {
+        let age = known.age.filter(|_| same_value);
+        match build(&entry, &known.entry, generation, age, now) {
             Ok(credential) => {
                 let credential = Arc::new(credential);
                 let slot = Slot::Usable(Arc::clone(&credential));
@@ -180,11 +200,18 @@ fn same_value(a: &Entry, b: &Entry) -> bool {
     }
 }
 
-fn build(entry: &Entry, before: &Entry, generation: u64, now: SystemTime) -> Result<Credential, Refusal> {
+fn build(
+    entry: &Entry,
+    before: &Entry,
+    generation: u64,
+    age: Option<Age>,
+    now: SystemTime,
+) -> Result<Credential, Refusal> {
     let value = entry.value.as_ref().map_err(|missing| Refusal::because(reason(missing), missing))?;
     let ca_bundle = trust(entry)?;
     let header = header_for(&entry.binding, value)
         .ok_or_else(|| Refusal::because(Reason::CredentialInvalid, "the header value cannot be built"))?;
+    let Age { changed, lag } = age.unwrap_or_else(|| Age::of(value, generation, now));
     Ok(Credential {
         header: entry.binding.credential.header.clone(),
         value: header,
@@ -193,13 +220,8 @@ fn build(entry: &Entry, before: &Entry, generation: u64, now: SystemTime) -> Res
         secret: entry.binding.credential.secret_name().to_string(),
         version: value.version.clone(),
         ca_bundle,
-        changed: value.changed.unwrap_or(now),
-        // A value that was there before us tells nothing about our own lag.
-        lag: value
-            .changed
-            .filter(|_| generation > 1)
-            .and_then(|at| now.duration_since(at).ok())
-            .map(|lag| lag.as_secs_f64()),
+        changed,
+        lag,
         life: watch::Sender::new(Life::Current),
     })
 }

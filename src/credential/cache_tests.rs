@@ -132,3 +132,26 @@ fn an_unusable_trust_disables_the_binding_only() {
     assert_eq!(rig.lease("a").err(), Some(Reason::UpstreamTls));
     assert!(rig.lease("b").is_ok());
 }
+
+/// An edit of the binding is no rotation: what is told about the value stays as it was.
+#[test]
+fn the_age_of_a_value_outlasts_a_change_of_its_binding() {
+    let (mut cache, old, new) = (Cache::default(), binding("a", "https://h/"), binding("a", "https://i/"));
+    let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    let dated = |binding, value, changed| {
+        let mut entry = entry(binding, Some(value));
+        entry.value.as_mut().unwrap().changed = changed;
+        vec![entry]
+    };
+    let told = |cache: &Cache| {
+        let view = cache.readers().view();
+        let (_, credential) = view.credentials().next().unwrap();
+        let credential = credential.unwrap();
+        (credential.changed(), credential.lag(), credential.generation)
+    };
+    cache.apply(Snapshot { entries: dated(&old, "one", None) }, at(10));
+    assert_eq!(told(&cache), (at(10), None, 1));
+    cache.apply(Snapshot { entries: dated(&old, "two", Some(at(20))) }, at(21));
+    cache.apply(Snapshot { entries: dated(&new, "two", Some(at(20))) }, at(5000));
+    assert_eq!(told(&cache), (at(20), Some(1.0), 2));
+}
