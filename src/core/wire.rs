@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,6 +24,8 @@ pub const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// One line.
 pub enum Message {
+    /// The first line: what the reader can count on.
+    Hello(Terms),
     /// Everything the caller has.
     Snapshot(Snapshot),
     /// The broker is alive, and so is what it told last.
@@ -31,6 +34,15 @@ pub enum Message {
     Goodbye,
     /// Of a type that came after this reader.
     Unknown,
+}
+
+/// What a reader of a stream can count on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Something comes at least this often.
+    pub heartbeat: Duration,
+    /// The stream ends after this long, or shortly before.
+    pub life: Duration,
 }
 
 /// What one caller has, oldest binding first.
@@ -110,6 +122,10 @@ struct Line<'a> {
     kind: &'a str,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     items: Option<Vec<LineItem<'a>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "heartbeatMs")]
+    heartbeat_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "lifeMs")]
+    life_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -133,11 +149,14 @@ struct LineItem<'a> {
 
 /// Writes a message as one line, line end included. Wipe the result: the type sees to it.
 pub fn encode(message: &Message) -> Zeroizing<Vec<u8>> {
-    let (kind, snapshot) = match message {
-        Message::Snapshot(snapshot) => ("snapshot", Some(snapshot)),
-        Message::Heartbeat => ("heartbeat", None),
-        Message::Goodbye | Message::Unknown => ("goodbye", None),
+    let (kind, snapshot, terms) = match message {
+        Message::Hello(terms) => ("hello", None, Some(terms)),
+        Message::Snapshot(snapshot) => ("snapshot", Some(snapshot), None),
+        Message::Heartbeat => ("heartbeat", None, None),
+        Message::Goodbye | Message::Unknown => ("goodbye", None, None),
     };
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (heartbeat_ms, life_ms) = (terms.map(|terms| millis(terms.heartbeat)), terms.map(|terms| millis(terms.life)));
     let values: Vec<Option<Zeroizing<String>>> = snapshot
         .iter()
         .flat_map(|snapshot| &snapshot.items)
@@ -145,10 +164,10 @@ pub fn encode(message: &Message) -> Zeroizing<Vec<u8>> {
         .collect();
     let items = snapshot.map(|snapshot| snapshot.items.iter().zip(&values).map(line_item).collect());
     // Sized beforehand: a buffer that grows leaves copies behind that nobody wipes.
-    let size = 64 + snapshot.map_or(0, |snapshot| snapshot.items.iter().zip(&values).map(size).sum());
+    let size = 96 + snapshot.map_or(0, |snapshot| snapshot.items.iter().zip(&values).map(size).sum());
     let mut out = Zeroizing::new(Vec::with_capacity(size));
     // Writing to memory cannot fail, and these types always serialise.
-    let _written = serde_json::to_writer(&mut *out, &Line { v: VERSION, kind, items });
+    let _written = serde_json::to_writer(&mut *out, &Line { v: VERSION, kind, items, heartbeat_ms, life_ms });
     out.push(b'\n');
     out
 }
@@ -187,6 +206,10 @@ pub fn decode(line: &[u8]) -> Result<Message, WireError> {
         return Err(WireError::Version);
     }
     match line.kind {
+        "hello" => {
+            let millis = |millis: Option<u64>| millis.map(Duration::from_millis).ok_or(WireError::Malformed);
+            Ok(Message::Hello(Terms { heartbeat: millis(line.heartbeat_ms)?, life: millis(line.life_ms)? }))
+        }
         "heartbeat" => Ok(Message::Heartbeat),
         "goodbye" => Ok(Message::Goodbye),
         "snapshot" => {

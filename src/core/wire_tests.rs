@@ -58,11 +58,15 @@ fn the_buffer_never_grows() {
         .collect();
     let size: usize = items.iter().map(|item| size((item, &item.value.as_ref().ok().map(encoded)))).sum();
     let line = encode(&Message::Snapshot(Snapshot { items }));
-    assert!(line.len() <= 64 + size, "{} bytes in a buffer of {}", line.len(), 64 + size);
+    assert!(line.len() <= 96 + size, "{} bytes in a buffer of {}", line.len(), 96 + size);
 }
 
 #[test]
 fn other_lines_are_told_apart() {
+    let terms = Terms { heartbeat: Duration::from_millis(u64::MAX), life: Duration::from_secs(600) };
+    let hello = encode(&Message::Hello(terms));
+    assert!(matches!(decode(&hello), Ok(Message::Hello(got)) if got == terms));
+    assert!(hello.len() <= 96, "the buffer never grows");
     assert!(matches!(decode(&encode(&Message::Heartbeat)), Ok(Message::Heartbeat)));
     assert!(matches!(decode(&encode(&Message::Goodbye)), Ok(Message::Goodbye)));
     assert!(matches!(decode(br#"{"v":1,"type":"later","extra":[1]}"#), Ok(Message::Unknown)));
@@ -73,8 +77,9 @@ fn other_lines_are_told_apart() {
 
 #[test]
 fn what_is_no_message_is_refused() {
-    let rows: [(&[u8], WireError); 9] = [
+    let rows: [(&[u8], WireError); 10] = [
         (b"", WireError::Malformed),
+        (br#"{"v":1,"type":"hello","heartbeatMs":1}"#, WireError::Malformed),
         (b"{}", WireError::Malformed),
         (br#"{"v":2,"type":"heartbeat"}"#, WireError::Version),
         (br#"{"v":1,"type":"snapshot"}"#, WireError::Malformed),
