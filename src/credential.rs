@@ -68,6 +68,19 @@ pub enum Life {
     Superseded,
     /// It was withdrawn: running streams end at once.
     Revoked,
+    /// Its source cannot vouch for it any more: running streams end at once, for this reason.
+    Barred(Reason),
+}
+
+impl Life {
+    /// Why nothing may go on with it, if so.
+    pub fn over(self) -> Option<Reason> {
+        match self {
+            Self::Current | Self::Superseded => None,
+            Self::Revoked => Some(Reason::CredentialRevoked),
+            Self::Barred(reason) => Some(reason),
+        }
+    }
 }
 
 /// The right to send one request with one credential.

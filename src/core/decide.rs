@@ -112,7 +112,12 @@ fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
         return Ok(None);
     }
     let (segment, rest) = first_segment(&head.target.path);
-    let name = ServerName::parse(segment).map_err(|_| unbound(routes))?;
+    let name = ServerName::parse(segment).ok();
+    if let Some(bar) = routes.bar() {
+        let known = name.filter(|name| matches!(routes.find(name), Lookup::Route(_)));
+        return Err(known.map_or(bar.clone(), |name| bar.clone().at(&name)));
+    }
+    let name = name.ok_or_else(|| unbound(routes))?;
     let route = match routes.find(&name) {
         Lookup::Route(route) => route,
         Lookup::Gone => return Err(Refusal::new(Reason::CredentialRevoked).at(&name)),

@@ -45,11 +45,15 @@ fn routes() -> Routes {
 }
 
 fn outcome(head: &str, body: &str, owner: Option<&str>) -> String {
+    outcome_with(&routes(), head, body, owner)
+}
+
+fn outcome_with(routes: &Routes, head: &str, body: &str, owner: Option<&str>) -> String {
     let head = request::parse(format!("{}\r\n\r\n", head.replace('\n', "\r\n")).as_bytes()).unwrap();
     let body = (head.method == Method::POST).then(|| message::parse(body.as_bytes()));
     let owner = owner.map(|name| ServerName::parse(name).unwrap());
     match decide(
-        &routes(),
+        routes,
         &Ask {
             head: &head,
             body: body.as_ref(),
@@ -192,4 +196,32 @@ fn a_session_stays_with_its_server() {
     {
         assert_eq!(outcome(head, LIST, owner), expected);
     }
+}
+
+/// A bar refuses every name, bound or not, but neither hides what is wrong with the request nor
+/// sends a client into a login.
+#[test]
+fn a_bar_refuses_whatever_the_name() {
+    let barred = routes().barred(Refusal::new(Reason::CredentialStale));
+    let call = |target: &str, host: &str| {
+        let head = format!("POST {target} HTTP/1.1\nHost: {host}\nContent-Type: application/json\nContent-Length: 47");
+        outcome_with(&barred, &head, LIST, None)
+    };
+    for target in ["/exact", "/below/x", "/old", "/unknown", "/exact/outside", "/_"] {
+        assert_eq!(call(target, "localhost"), "credential_stale", "{target}");
+    }
+    assert_eq!(call("/exact", "h.example"), "authority_mismatch");
+    assert_eq!(call("/.well-known/oauth-authorization-server", "localhost"), "not found");
+    let server = |target| match plan(
+        &barred,
+        &Ask { head: &head(target), body: None, stream_target: None, session_owner: None },
+    ) {
+        Err(refusal) => refusal.server.map(|name| name.to_string()),
+        Ok(_) => panic!("{target} passes"),
+    };
+    assert_eq!((server("/exact").as_deref(), server("/unknown")), (Some("exact"), None));
+}
+
+fn head(target: &str) -> Head {
+    request::parse(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap()
 }

@@ -89,12 +89,27 @@ reasons! {
     /// The Secret or its key does not exist.
     NoCredential = "no_credential", 403, -31403, Operator,
         "the binding's Secret or its key does not exist; create it, the next call will use it";
+    /// The Secret's owner has not consented to this use of it.
+    NotConsented = "not_consented", 403, -31403, Operator,
+        "the owner of the Secret has not consented to this use: it needs the label postern.dev/credential, the server's host in postern.dev/allowed-hosts and, where postern.dev/allowed-service-accounts is set, this account in it";
     /// The Secret's value cannot be a credential.
     CredentialInvalid = "credential_invalid", 403, -31403, Operator,
         "the Secret's value is not usable as a credential; the sidecar's log names the rule it breaks";
+    /// A plaintext upstream, in a pod whose other containers could read along.
+    PodTooWeak = "pod_too_weak", 403, -31403, Operator,
+        "the server is bound in clear text, and another container of this pod could read along: let all of them run as non-root and drop all capabilities, or bind an https url";
     /// The binding or its credential was there and is gone.
     CredentialRevoked = "credential_revoked", 403, -31403, Operator,
         "the binding or its Secret was withdrawn; ask the platform team if this was not meant";
+    /// The broker has not told yet what this caller has.
+    SourceNotReady = "source_not_ready", 503, -31503, Us,
+        "the broker has not told yet what this caller may use; retry after a moment";
+    /// The broker has not been heard for too long.
+    CredentialStale = "credential_stale", 503, -31503, Us,
+        "the broker has not been heard for longer than maxStale, so nobody knows whether the credential is still good; retry after a moment";
+    /// The broker does not accept the pod's token.
+    UnidentifiedCaller = "unidentified_caller", 403, -31403, Operator,
+        "the broker does not accept this pod's token, so nobody has proven who calls; the sidecar's log tells more";
     /// The tool policy says no.
     ToolDenied = "tool_denied", 200, -31403, Agent,
         "the binding's tool policy does not allow this tool";

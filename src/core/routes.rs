@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::binding::{Binding, Server};
+use super::decide::Refusal;
 use super::name::{BindingId, ServerName};
 use super::upstream::UpstreamUrl;
 
@@ -22,6 +23,7 @@ pub struct Route {
 pub struct Routes {
     by_name: HashMap<ServerName, Arc<Route>>,
     gone: HashSet<ServerName>,
+    bar: Option<Refusal>,
 }
 
 /// What the table knows of a server name.
@@ -83,7 +85,7 @@ impl Routes {
     /// Builds the table; where two bindings conflict, the one that comes first wins.
     /// `gone` are the names to remember as withdrawn.
     pub fn build(routes: impl IntoIterator<Item = Route>, gone: HashSet<ServerName>) -> (Self, Vec<Conflict>) {
-        let mut table = Self { by_name: HashMap::new(), gone };
+        let mut table = Self { by_name: HashMap::new(), gone, bar: None };
         let mut conflicts = Vec::new();
         for route in routes {
             match table.conflict(&route.binding) {
@@ -124,6 +126,17 @@ impl Routes {
     /// The served routes, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.by_name.values()
+    }
+
+    /// The same names, none of which may be used for now, and why.
+    #[must_use]
+    pub fn barred(&self, bar: Refusal) -> Self {
+        Self { by_name: self.by_name.clone(), gone: self.gone.clone(), bar: Some(bar) }
+    }
+
+    /// Why nothing may be used for now, if so.
+    pub fn bar(&self) -> Option<&Refusal> {
+        self.bar.as_ref()
     }
 
     /// The names to remember as withdrawn.

@@ -87,10 +87,10 @@ impl Known {
     }
 
     /// Ends every answer that holds a value of this binding.
-    fn revoke(&self) {
+    fn end(&self, life: Life) {
         let old = self.superseded.iter().filter_map(Weak::upgrade);
         for credential in self.credential.iter().cloned().chain(old) {
-            credential.life.send_replace(Life::Revoked);
+            credential.life.send_replace(life);
         }
     }
 }
@@ -125,8 +125,22 @@ impl Cache {
         conflicts.extend(overlaps);
         self.readers.0.store(Arc::new(View { routes, slots }));
         // Only now: a stream that ends must not find the old view when it comes back.
-        self.withdrawn.drain(..).chain(before.into_values()).for_each(|known| known.revoke());
+        self.withdrawn.drain(..).chain(before.into_values()).for_each(|known| known.end(Life::Revoked));
         conflicts
+    }
+
+    /// Serves nothing until the next snapshot, and ends what runs: the source cannot vouch for
+    /// what it told last.
+    pub fn bar(&mut self, bar: Refusal) {
+        let view = self.readers.view();
+        let unusable = |slot: &(BindingId, u64)| (slot.clone(), Slot::Unusable(bar.clone()));
+        let slots = view.slots.keys().map(unusable).collect();
+        self.readers.0.store(Arc::new(View { routes: view.routes.barred(bar.clone()), slots }));
+        for known in self.known.values_mut() {
+            known.end(Life::Barred(bar.reason));
+            known.credential = None;
+            known.superseded.clear();
+        }
     }
 
     /// Leaves one entry for each binding: the one in force, or the first. Two with one name would
@@ -228,8 +242,10 @@ fn build(
 
 fn reason(missing: &Missing) -> Reason {
     match missing {
-        Missing::Absent(_) | Missing::Unreadable(..) => Reason::NoCredential,
-        Missing::Invalid(..) => Reason::CredentialInvalid,
+        Missing::Absent(_) | Missing::Unreadable(..) | Missing::Withheld(_) => Reason::NoCredential,
+        Missing::Invalid(..) | Missing::Unusable(_) => Reason::CredentialInvalid,
+        Missing::NotConsented(_) => Reason::NotConsented,
+        Missing::PodTooWeak => Reason::PodTooWeak,
     }
 }
 

@@ -155,3 +155,28 @@ fn the_age_of_a_value_outlasts_a_change_of_its_binding() {
     cache.apply(Snapshot { entries: dated(&new, "two", Some(at(20))) }, at(5000));
     assert_eq!(told(&cache), (at(20), Some(1.0), 2));
 }
+
+/// A source that cannot vouch for what it told: nothing is leased, what runs ends with that
+/// reason, and the next snapshot serves the same value as the same generation.
+#[test]
+fn a_bar_ends_everything_until_the_next_snapshot() {
+    let (mut rig, a) = (Rig(Cache::default()), binding("a", "https://h/"));
+    rig.apply(vec![entry(&a, Some("one"))]);
+    rig.apply(vec![entry(&a, Some("two"))]);
+    let (first, kept) = (rig.lease("a").unwrap(), rig.lease("a").unwrap().life());
+    rig.0.bar(Refusal::because(Reason::CredentialStale, "since when"));
+    assert_eq!(rig.lease("a").err(), Some(Reason::CredentialStale));
+    let stale = Life::Barred(Reason::CredentialStale);
+    assert_eq!((life(&first), *kept.borrow()), (stale, stale));
+    let view = rig.0.readers().view();
+    assert_eq!(view.routes.bar().map(|bar| bar.reason), Some(Reason::CredentialStale));
+    assert_eq!(view.credentials().filter(|(_, state)| state.is_ok()).count(), 0);
+
+    rig.apply(vec![entry(&a, Some("two"))]);
+    let again = rig.lease("a").unwrap();
+    assert_eq!((again.credential.generation, life(&again)), (2, Life::Current));
+    assert_eq!(rig.0.readers().view().routes.bar(), None);
+    rig.0.bar(Refusal::new(Reason::UnidentifiedCaller));
+    rig.apply(vec![]);
+    assert_eq!(rig.lease("a").err(), Some(Reason::CredentialRevoked));
+}

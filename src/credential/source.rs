@@ -50,6 +50,18 @@ pub enum Missing {
     /// Its value breaks a rule.
     #[error("{0}: {1}")]
     Invalid(String, SecretFault),
+    /// The broker found a value that breaks a rule.
+    #[error("{0}")]
+    Unusable(String),
+    /// Its owner has not consented to this use.
+    #[error("{0}")]
+    NotConsented(String),
+    /// The broker may not or cannot give it.
+    #[error("{0}")]
+    Withheld(String),
+    /// It would travel in clear text in a pod that is not hardened.
+    #[error("the url is plaintext, and the pod is not known to be hardened")]
+    PodTooWeak,
 }
 
 impl Entry {

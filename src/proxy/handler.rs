@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Response, StatusCode};
+use tokio::sync::watch;
 
 use super::Shared;
 use super::relay::Relay;
@@ -113,7 +114,7 @@ impl Request<'_> {
         // A call that waits for its answer ends with its credential, and with the shutdown.
         let forwarded = tokio::select! {
             biased;
-            _ = life.wait_for(|life| *life == Life::Revoked) => Err(Refusal::new(Reason::CredentialRevoked)),
+            reason = over(&mut life) => Err(Refusal::new(reason)),
             () = drain.reached(Phase::Closing) => Err(Refusal::new(Reason::Draining)),
             forwarded = self.forward(&plan, &lease, &mut exchange) => forwarded,
         };
@@ -222,6 +223,13 @@ impl Request<'_> {
             respond: self.shared.respond,
         }
     }
+}
+
+/// Waits until nothing may go on with the credential, and says why.
+pub(super) async fn over(life: &mut watch::Receiver<Life>) -> Reason {
+    // The lease keeps the sender alive; a closed channel would mean that nobody can tell.
+    let reached = life.wait_for(|life| life.over().is_some()).await;
+    reached.ok().and_then(|life| life.over()).unwrap_or(Reason::CredentialRevoked)
 }
 
 fn lock(sessions: &Mutex<Sessions>) -> MutexGuard<'_, Sessions> {

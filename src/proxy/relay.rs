@@ -14,6 +14,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::handler::over;
 use super::messages::Watch;
 use super::outbound::{BodyFrame, Outbound};
 use super::respond::Responder;
@@ -254,6 +255,7 @@ impl Relay {
 fn reason_for(cut: Outcome) -> Option<Reason> {
     match cut {
         Outcome::Revoked | Outcome::Rotated => Some(Reason::CredentialRevoked),
+        Outcome::Barred(reason) => Some(reason),
         Outcome::Drained => Some(Reason::Draining),
         Outcome::UpstreamGone | Outcome::BadStream => Some(Reason::UpstreamUnreachable),
         Outcome::Idle => Some(Reason::UpstreamTimeout),
@@ -261,15 +263,18 @@ fn reason_for(cut: Outcome) -> Option<Reason> {
     }
 }
 
-/// Waits until the credential of this answer may not be used any more. The lease keeps the
-/// sender alive, so that a closed channel cannot happen; it would mean "nobody can tell".
+/// Waits until the credential of this answer may not be used any more.
 async fn end_of_life(life: &mut watch::Receiver<Life>, grace: Duration) -> Outcome {
     let reached = life.wait_for(|life| *life != Life::Current).await.map(|life| *life);
-    if let Ok(Life::Superseded) = reached {
-        let revoked = life.wait_for(|life| *life == Life::Revoked);
-        if timeout(grace, revoked).await.is_err() {
-            return Outcome::Rotated;
-        }
+    let reason = match reached {
+        Ok(Life::Superseded) => match timeout(grace, over(life)).await {
+            Ok(reason) => reason,
+            Err(_) => return Outcome::Rotated,
+        },
+        _ => over(life).await,
+    };
+    match reason {
+        Reason::CredentialRevoked => Outcome::Revoked,
+        other => Outcome::Barred(other),
     }
-    Outcome::Revoked
 }

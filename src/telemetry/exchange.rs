@@ -66,6 +66,8 @@ pub enum Outcome {
     Idle,
     /// The credential was withdrawn while the answer streamed.
     Revoked,
+    /// The source could not vouch for the credential any more while the answer streamed.
+    Barred(Reason),
     /// The credential was replaced, and the grace for old streams is over.
     Rotated,
     /// Ended by our shutdown.
@@ -84,6 +86,7 @@ impl Outcome {
             Self::BadStream => "bad_stream",
             Self::Idle => "idle",
             Self::Revoked => "revoked",
+            Self::Barred(_) => "barred",
             Self::Rotated => "rotated",
             Self::Drained => "drained",
         }

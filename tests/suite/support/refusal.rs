@@ -6,7 +6,7 @@ use super::message::Response;
 use super::sidecar::Sidecar;
 
 /// The closed list (design section 6): reason, HTTP status, JSON-RPC code.
-pub const CONTRACT: [(&str, u16, i32); 26] = [
+pub const CONTRACT: [(&str, u16, i32); 31] = [
     ("unbound_server", 403, -31403),
     ("not_mcp", 403, -31403),
     ("not_http", 403, -31403),
@@ -16,8 +16,13 @@ pub const CONTRACT: [(&str, u16, i32); 26] = [
     ("origin_forbidden", 403, -31403),
     ("stdio_unsupported", 403, -31403),
     ("no_credential", 403, -31403),
+    ("not_consented", 403, -31403),
     ("credential_invalid", 403, -31403),
+    ("pod_too_weak", 403, -31403),
     ("credential_revoked", 403, -31403),
+    ("source_not_ready", 503, -31503),
+    ("credential_stale", 503, -31503),
+    ("unidentified_caller", 403, -31403),
     ("tool_denied", 200, -31403),
     ("header_mismatch", 400, -32020),
     ("bad_json_rpc", 400, -31400),
