@@ -4,3 +4,4 @@ pub mod admin;
 pub mod exchange;
 pub mod logs;
 pub mod metrics;
+pub mod session;

@@ -8,12 +8,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::UNIX_EPOCH;
 
 use postern::api::document::{Located, Problem, read_bindings};
 use postern::api::shape::{Fields, Shape};
 use postern::config::sidecar as config;
 use postern::core::binding::Binding;
 use postern::core::reason::{Fault, Reason};
+use postern::telemetry::metrics::broker::BrokerMetrics;
 use postern::telemetry::metrics::{CredentialSample, Metrics, UsableSample};
 
 // === Reading the documentation ===
@@ -166,9 +168,19 @@ fn exposition() -> String {
     metrics.auth_rejected("s");
     metrics.upstream_connection("s", 1);
     metrics.dial_failed("s", Reason::UpstreamTls);
+    metrics.broker_connected(true);
+    metrics.broker_connect("ok");
+    metrics.broker_heard(UNIX_EPOCH);
     let usable = Some(UsableSample { generation: 1, age: 1.0, lag: Some(1.0) });
     let text = metrics.expose(&[CredentialSample { server: "s".into(), usable }]).unwrap();
-    String::from_utf8(text).unwrap()
+    let broker = BrokerMetrics::new().unwrap();
+    broker.stream_opened();
+    broker.stream_ended("c");
+    broker.refused("r");
+    broker.reviewed("r");
+    broker.certificate("c", UNIX_EPOCH);
+    let of_broker = broker.expose(1).unwrap();
+    String::from_utf8([text, of_broker].concat()).unwrap()
 }
 
 /// `name type label,label` of each family in an exposition.
@@ -188,7 +200,7 @@ fn families(exposition: &str) -> BTreeSet<String> {
 #[test]
 fn every_metric_family_has_its_row() {
     let exposed = families(&exposition());
-    let source = read("src/telemetry/metrics.rs");
+    let source = read("src/telemetry/metrics.rs") + &read("src/telemetry/metrics/broker.rs");
     let declared: BTreeSet<&str> =
         source.split("\"postern_").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     let missing = declared.iter().find(|name| !exposed.iter().any(|f| f.starts_with(&format!("postern_{name} "))));
@@ -222,6 +234,23 @@ fn the_access_line_is_documented_field_by_field() {
     let outcomes: BTreeSet<String> = labels.filter_map(|(_, rest)| Some(rest.split('"').next()?.to_owned())).collect();
     let documented: BTreeSet<String> = column("outcome");
     assert_eq!(documented, outcomes);
+}
+
+/// The session line has no public type either.
+#[test]
+fn the_session_line_is_documented_field_by_field() {
+    let source = read("src/telemetry/session.rs");
+    let line = source.split("struct Line<'a> {").nth(1).and_then(|rest| rest.split("\n}").next()).unwrap();
+    let declared: BTreeSet<String> =
+        line.lines().filter_map(|line| line.trim().split_once(':').map(|(name, _)| name.to_owned())).collect();
+    let page = read("docs/metrics.md");
+    let column = |first: &str| tables(&page, first).concat().iter().map(|row| code(cell(row, 0))).collect();
+    let documented: BTreeSet<String> = column("session field");
+    assert_eq!(documented, declared);
+    let labels = source.lines().filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("=> \""));
+    let causes: BTreeSet<String> = labels.filter_map(|(_, rest)| Some(rest.split('"').next()?.to_owned())).collect();
+    let documented: BTreeSet<String> = column("cause");
+    assert_eq!(documented, causes);
 }
 
 /// `path kind` of each field, parents before their children.

@@ -24,7 +24,7 @@ use crate::runtime::clock;
 use crate::runtime::drain::DrainTrigger;
 use crate::runtime::harden::harden;
 use crate::runtime::task::OwnedTask;
-use crate::telemetry::admin::Admin;
+use crate::telemetry::admin::{Admin, Probe};
 use crate::telemetry::exchange::Telemetry;
 use crate::telemetry::logs::{self, AccessLog, LogSettings};
 use crate::telemetry::metrics::{CredentialSample, Metrics, UsableSample};
@@ -191,8 +191,12 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
     // The receiver lives in the source's thread, which outlives this function.
     let _received = endpoint_known.send(endpoint.port());
     let started = Arc::new(AtomicBool::new(false));
+    let probe = |flag: &Arc<AtomicBool>| -> Probe {
+        let flag = Arc::clone(flag);
+        Box::new(move || flag.load(Ordering::Acquire))
+    };
     let server =
-        Admin { telemetry: Arc::clone(&telemetry), samples: samples(credentials), started: Arc::clone(&started) };
+        Admin { metrics: exposition(&telemetry, credentials), started: probe(&started), ready: probe(&started) };
     let admin = OwnedTask::spawn(server.serve(admin));
     let running = bound.serve();
     started.store(true, Ordering::Release);
@@ -212,8 +216,9 @@ impl Sidecar {
     }
 }
 
-fn samples(credentials: Credentials) -> Arc<dyn Fn() -> Vec<CredentialSample> + Send + Sync> {
-    Arc::new(move || {
+fn exposition(telemetry: &Arc<Telemetry>, credentials: Credentials) -> Box<dyn Fn() -> Option<Vec<u8>> + Send + Sync> {
+    let telemetry = Arc::clone(telemetry);
+    Box::new(move || {
         let view = credentials.view();
         let usable = |credential: &Credential| UsableSample {
             generation: credential.generation,
@@ -224,7 +229,8 @@ fn samples(credentials: Credentials) -> Arc<dyn Fn() -> Vec<CredentialSample> + 
             server: server.to_owned(),
             usable: state.ok().map(usable),
         };
-        view.credentials().map(sample).collect()
+        let samples: Vec<CredentialSample> = view.credentials().map(sample).collect();
+        telemetry.metrics.expose(&samples).ok()
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,24 +12,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::exchange::Telemetry;
-use super::metrics::CredentialSample;
 use crate::runtime::task;
-
-/// Reads the credentials' state at a scrape.
-pub type Samples = Arc<dyn Fn() -> Vec<CredentialSample> + Send + Sync>;
 
 /// Scrapers and kubelets are few; more connections than this are someone else's.
 const MAX_CONNECTIONS: usize = 32;
 
-/// The admin server's state.
+/// Says whether something is so now.
+pub type Probe = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// What the admin server tells.
 pub struct Admin {
-    /// Where the metrics are.
-    pub telemetry: Arc<Telemetry>,
-    /// The credentials.
-    pub samples: Samples,
-    /// Set once everything is bound, written and read: `/started` and `/ready`.
-    pub started: Arc<AtomicBool>,
+    /// The exposition text, or nothing where it cannot be made.
+    pub metrics: Box<dyn Fn() -> Option<Vec<u8>> + Send + Sync>,
+    /// `/started`
+    pub started: Probe,
+    /// `/ready`
+    pub ready: Probe,
 }
 
 impl Admin {
@@ -63,11 +60,13 @@ impl Admin {
         }
         match request.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
-            "/started" | "/ready" if self.started.load(Ordering::Acquire) => text(StatusCode::OK, "ready\n"),
-            "/started" | "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-            "/metrics" => match self.telemetry.metrics.expose(&(self.samples)()) {
-                Ok(body) => with_type(StatusCode::OK, "text/plain; version=0.0.4", body.into()),
-                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be encoded\n"),
+            "/started" if (self.started)() => text(StatusCode::OK, "started\n"),
+            "/started" => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            "/ready" if (self.ready)() => text(StatusCode::OK, "ready\n"),
+            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/metrics" => match (self.metrics)() {
+                Some(body) => with_type(StatusCode::OK, "text/plain; version=0.0.4", body.into()),
+                None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be encoded\n"),
             },
             _ => text(StatusCode::NOT_FOUND, "there are /started, /ready, /live and /metrics\n"),
         }

@@ -3,12 +3,16 @@
 //! Labels come from configuration (`server`) or from closed enums, never from what an agent or
 //! an upstream sends: the number of series is bounded by the configuration.
 
+use std::time::SystemTime;
+
 use prometheus::{
     Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
 
 use crate::core::reason::Reason;
+
+pub mod broker;
 
 /// The families; fields are private, verbs are the interface.
 #[derive(Debug)]
@@ -39,6 +43,9 @@ struct Credentials {
     generation: IntGaugeVec,
     rotation_lag: GaugeVec,
     source_problems: IntGauge,
+    source_connected: IntGaugeVec,
+    source_connects: IntCounterVec,
+    source_heard: GaugeVec,
 }
 
 #[derive(Debug)]
@@ -81,6 +88,12 @@ impl Maker {
         let family = made?;
         self.0.register(Box::new(family.clone()))?;
         Ok(family)
+    }
+
+    fn build_info(&self) -> Result<(), MetricsError> {
+        let build = self.gauge("postern_build_info", "Always 1; the version is a label", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(())
     }
 
     fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
@@ -187,6 +200,21 @@ impl Credentials {
                 "postern_source_problems",
                 "Problems in the credential source now; the log names them",
             ))?,
+            source_connected: m.gauge(
+                "postern_source_connected",
+                "1 while the source is connected, 0 while what it told last is used",
+                &["source"],
+            )?,
+            source_connects: m.counter(
+                "postern_source_connects_total",
+                "Attempts to connect to the source, by what became of them",
+                &["source", "result"],
+            )?,
+            source_heard: m.float(
+                "postern_source_heard_timestamp_seconds",
+                "When the source was last heard, in seconds since 1970",
+                &["source"],
+            )?,
         })
     }
 }
@@ -209,8 +237,7 @@ impl Metrics {
     /// Declares every family.
     pub fn new() -> Result<Self, MetricsError> {
         let m = Maker(Registry::new());
-        let build = m.gauge("postern_build_info", "Always 1; the version is a label", &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        m.build_info()?;
         let (exchanges, credentials, connections) = (Exchanges::new(&m)?, Credentials::new(&m)?, Connections::new(&m)?);
         Ok(Self { registry: m.0, exchanges, credentials, connections })
     }
@@ -279,6 +306,22 @@ impl Metrics {
     /// The credential source was read and has this many problems.
     pub fn source_read(&self, problems: usize) {
         self.credentials.source_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
+    }
+
+    /// The broker is connected now, or is not.
+    pub fn broker_connected(&self, connected: bool) {
+        self.credentials.source_connected.with_label_values(&["broker"]).set(i64::from(connected));
+    }
+
+    /// An attempt to connect to the broker ended like this.
+    pub fn broker_connect(&self, result: &'static str) {
+        self.credentials.source_connects.with_label_values(&["broker", result]).inc();
+    }
+
+    /// The broker was heard at this time.
+    pub fn broker_heard(&self, at: SystemTime) {
+        let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.credentials.source_heard.with_label_values(&["broker"]).set(seconds);
     }
 
     /// The exposition text (version 0.0.4), with the credentials as they are now.

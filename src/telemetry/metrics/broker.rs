@@ -1,0 +1,110 @@
+//! The broker's families.
+
+use std::time::SystemTime;
+
+use prometheus::{Encoder as _, GaugeVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+
+use super::{Maker, MetricsError};
+
+/// The broker's families; fields are private, verbs are the interface.
+#[derive(Debug)]
+pub struct BrokerMetrics {
+    registry: Registry,
+    connections: IntGauge,
+    sessions: IntGauge,
+    ends: IntCounterVec,
+    refusals: IntCounterVec,
+    reviews: IntCounterVec,
+    snapshots: IntCounter,
+    lines_lost: IntCounter,
+    accounts: IntGauge,
+    expiry: GaugeVec,
+}
+
+impl BrokerMetrics {
+    /// Declares every family.
+    pub fn new() -> Result<Self, MetricsError> {
+        let m = Maker(Registry::new());
+        m.build_info()?;
+        Ok(Self {
+            connections: m.add(IntGauge::new("postern_broker_connections", "Connections open now"))?,
+            sessions: m.add(IntGauge::new("postern_broker_sessions", "Streams to sidecars open now"))?,
+            ends: m.counter("postern_broker_stream_ends_total", "Streams that ended, by cause", &["cause"])?,
+            refusals: m.counter(
+                "postern_broker_refusals_total",
+                "Connections and requests that were refused, by reason",
+                &["reason"],
+            )?,
+            reviews: m.counter(
+                "postern_broker_token_reviews_total",
+                "Tokens looked at, by what the API server or the memory of its last answer said",
+                &["result"],
+            )?,
+            snapshots: m.add(IntCounter::new("postern_broker_snapshots_sent_total", "Snapshots sent to sidecars"))?,
+            lines_lost: m.add(IntCounter::new(
+                "postern_broker_session_lines_lost_total",
+                "Session lines lost because standard output was not read in time",
+            ))?,
+            accounts: m.add(IntGauge::new(
+                "postern_broker_accounts",
+                "Service accounts that have a binding or a sidecar now",
+            ))?,
+            expiry: m.float(
+                "postern_broker_certificate_expiry_timestamp_seconds",
+                "When the certificate ends, in seconds since 1970",
+                &["certificate"],
+            )?,
+            registry: m.0,
+        })
+    }
+
+    /// A connection was accepted (+1) or ended (-1).
+    pub fn connection(&self, change: i64) {
+        self.connections.add(change);
+    }
+
+    /// A stream began.
+    pub fn stream_opened(&self) {
+        self.sessions.inc();
+    }
+
+    /// A stream ended.
+    pub fn stream_ended(&self, cause: &'static str) {
+        self.sessions.dec();
+        self.ends.with_label_values(&[cause]).inc();
+    }
+
+    /// Something was refused.
+    pub fn refused(&self, reason: &'static str) {
+        self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// A token was looked at.
+    pub fn reviewed(&self, result: &'static str) {
+        self.reviews.with_label_values(&[result]).inc();
+    }
+
+    /// A snapshot was handed to a stream.
+    pub fn snapshot_sent(&self) {
+        self.snapshots.inc();
+    }
+
+    /// A session line was lost.
+    pub fn line_lost(&self) {
+        self.lines_lost.inc();
+    }
+
+    /// A certificate is in use that lasts until `end`: `authority` or `server`.
+    pub fn certificate(&self, which: &'static str, end: SystemTime) {
+        let seconds = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.expiry.with_label_values(&[which]).set(seconds);
+    }
+
+    /// The exposition text (version 0.0.4).
+    pub fn expose(&self, accounts: usize) -> Result<Vec<u8>, MetricsError> {
+        self.accounts.set(i64::try_from(accounts).unwrap_or(i64::MAX));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
