@@ -3,6 +3,8 @@
 
 pub mod binding;
 pub mod document;
+pub mod duration;
+pub mod env;
 pub mod shape;
 
 /// The API group; also the prefix of labels and annotations.

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 
 use super::sidecar::{Sidecar, Signals, StartError, start};
 use super::{FAILED, OK, runtime, tell};
-use crate::config::sidecar::{self as config, ENDPOINT_PORT, parse_duration};
+use crate::api::duration::parse_duration;
+use crate::api::env::ENDPOINT_PORT;
+use crate::config::sidecar as config;
 use crate::core::secret::SecretValue;
 use crate::runtime::harden::harden;
 use crate::telemetry::logs::{self, Format, LogSettings};

@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::api::document::{Problem, line_of, read_one};
+use crate::api::duration::{DURATION, parse_duration};
+use crate::api::env::{ADMIN_PORT, ENDPOINT_PORT};
 use crate::api::shape::{Fault, Fields, Shape};
 use crate::core::name::{Caller, CallerKey, NameError, Namespace, ObjectName, ServiceAccount};
 use crate::core::parent::ParentProxy;
@@ -140,11 +142,6 @@ struct RawLog {
     level: Option<String>,
     format: Option<String>,
 }
-
-/// The endpoint's usual port.
-pub const ENDPOINT_PORT: u16 = 15101;
-/// The admin server's usual port.
-pub const ADMIN_PORT: u16 = 15190;
 
 /// Reads a configuration file. Relative paths in it are relative to it.
 pub fn load(file: &Path) -> Result<SidecarSettings, Vec<Problem>> {
@@ -344,25 +341,6 @@ impl Reader<'_> {
     }
 }
 
-/// The expected form of a duration.
-pub const DURATION: &str = "a time such as 500ms, 30s, 5m or 1h, of 1ms to 24h";
-
-/// Reads `500ms`, `30s`, `5m`, `1h`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().ok()?;
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    let millis = number.checked_mul(factor)?;
-    (1..=86_400_000).contains(&millis).then(|| Duration::from_millis(millis))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,17 +380,5 @@ mod tests {
             ]
         );
         assert_eq!(paths("")[0].1, "");
-    }
-
-    #[test]
-    fn durations_have_a_unit() {
-        for (text, expected) in
-            [("500ms", Some(500)), ("2s", Some(2_000)), ("5m", Some(300_000)), ("24h", Some(86_400_000))]
-        {
-            assert_eq!(parse_duration(text).map(|d| d.as_millis()), expected, "{text}");
-        }
-        for bad in ["", "5", "s", "0s", "25h", "-1s", "1.5s", "1d", "99999999999999999999s"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
-        }
     }
 }
