@@ -13,6 +13,7 @@ pub mod mcp;
 pub mod message;
 pub mod name;
 pub mod parent;
+pub mod patch;
 pub mod path;
 pub mod reason;
 pub mod request;
