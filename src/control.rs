@@ -1,3 +1,4 @@
 //! The control plane (layer 4): what the controller and the broker do with the API server.
 
+pub mod admission;
 pub mod views;

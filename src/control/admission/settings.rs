@@ -1,0 +1,206 @@
+//! What the administrator decides for all pods.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use crate::core::upstream::Host;
+
+/// Everything that an injection needs beside the pod.
+#[derive(Debug, Clone)]
+pub struct InjectionSettings {
+    /// The image of the sidecar.
+    pub image: String,
+    /// When a node fetches it.
+    pub image_pull_policy: PullPolicy,
+    /// Secrets to fetch it with, added to the pod's.
+    pub image_pull_secrets: Vec<String>,
+    /// The broker's URL.
+    pub broker: String,
+    /// What the broker's certificate may be signed with, as PEM.
+    pub broker_ca: String,
+    /// The resolvers that the sidecar asks.
+    pub resolvers: Vec<IpAddr>,
+    /// What the sidecar gets where the pod does not say otherwise.
+    pub resources: Resources,
+    /// What pods may ask for.
+    pub allowed: Allowed,
+}
+
+/// `imagePullPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// At each start.
+    Always,
+    /// Where it is not there yet.
+    IfNotPresent,
+    /// By nobody: it has been put there.
+    Never,
+}
+
+impl PullPolicy {
+    /// As a pod has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// What pods may ask for; nothing at first.
+#[derive(Debug, Clone, Default)]
+pub struct Allowed {
+    /// Paths of the node that pods with a sidecar may mount, with what is below them.
+    pub host_paths: Vec<String>,
+    /// Hosts that may be reached without a credential.
+    pub passthrough_hosts: Vec<HostPattern>,
+    /// Ports that may be left uncaptured.
+    pub skip_ports: Vec<u16>,
+    /// Networks that may be left uncaptured.
+    pub skip_cidrs: Vec<Cidr>,
+}
+
+/// Requests and limits, as Kubernetes writes quantities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resources {
+    /// `requests.cpu`.
+    pub cpu_request: String,
+    /// `limits.cpu`; usually none, as a throttled proxy is a slow one.
+    pub cpu_limit: Option<String>,
+    /// `requests.memory`.
+    pub memory_request: String,
+    /// `limits.memory`.
+    pub memory_limit: String,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpu_request: "10m".into(), cpu_limit: None, memory_request: "24Mi".into(), memory_limit: "96Mi".into() }
+    }
+}
+
+impl Resources {
+    pub(super) fn as_json(&self) -> Value {
+        let mut limits = Map::new();
+        if let Some(cpu) = &self.cpu_limit {
+            limits.insert("cpu".into(), json!(cpu));
+        }
+        limits.insert("memory".into(), json!(self.memory_limit));
+        json!({"requests": {"cpu": self.cpu_request, "memory": self.memory_request}, "limits": limits})
+    }
+}
+
+/// A host, or every host below a suffix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPattern {
+    name: String,
+    below: bool,
+}
+
+impl HostPattern {
+    /// Reads `api.example.com` or `*.example.com`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let below = text.strip_prefix("*.");
+        match Host::parse(below.unwrap_or(text))? {
+            Host::Name(name) => Some(Self { name: name.to_string(), below: below.is_some() }),
+            Host::Address(address) => (below.is_none()).then(|| Self { name: address.to_string(), below: false }),
+        }
+    }
+
+    /// Whether this one covers all that `other` covers.
+    pub fn covers(&self, other: &Self) -> bool {
+        let beneath = other.name.strip_suffix(&self.name).is_some_and(|rest| rest.ends_with('.'));
+        if self.below { beneath || (other.below && other.name == self.name) } else { self == other }
+    }
+}
+
+/// A network: an address and how many of its bits count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Cidr {
+    /// Reads `10.0.0.0/8`; the bits behind the prefix must be zero.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = text.split_once('/')?;
+        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let cidr = Self { address, bits };
+        (bits <= width && cidr.head(bits) == number(address)).then_some(cidr)
+    }
+
+    /// Whether this one contains all of `other`.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.address.is_ipv4() == other.address.is_ipv4()
+            && self.bits <= other.bits
+            && other.head(self.bits) == number(self.address)
+    }
+
+    /// The address with all but its first `bits` cleared.
+    fn head(&self, bits: u8) -> u128 {
+        let width: u32 = if self.address.is_ipv4() { 32 } else { 128 };
+        let cleared = width.saturating_sub(u32::from(bits));
+        let mask = u128::MAX.checked_shl(cleared).unwrap_or(0);
+        number(self.address) & mask
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_covers_what_is_below_it_and_nothing_else() {
+        let covers =
+            |one: &str, other: &str| HostPattern::parse(one).unwrap().covers(&HostPattern::parse(other).unwrap());
+        for (one, other) in [
+            ("a.example", "A.example"),
+            ("*.example", "a.example"),
+            ("*.example", "b.a.example"),
+            ("*.example", "*.a.example"),
+            ("*.example", "*.example"),
+            ("10.0.0.1", "10.0.0.1"),
+        ] {
+            assert!(covers(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("a.example", "*.a.example"),
+            ("a.example", "b.a.example"),
+            ("*.example", "example"),
+            ("*.example", "badexample"),
+            ("*.a.example", "*.example"),
+        ] {
+            assert!(!covers(one, other), "{one} {other}");
+        }
+        for bad in ["", "*", "*.", "*.*.a", "a..b", "http://a", "a:80", "a b", "*.10.0.0.1"] {
+            assert_eq!(HostPattern::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_network_covers_what_is_inside_it() {
+        let covers = |one: &str, other: &str| Cidr::parse(one).unwrap().covers(&Cidr::parse(other).unwrap());
+        for (one, other) in
+            [("10.0.0.0/8", "10.1.0.0/16"), ("0.0.0.0/0", "1.2.3.4/32"), ("fd00::/8", "fd12::/16"), ("::/0", "::1/128")]
+        {
+            assert!(covers(one, other), "{one} {other}");
+            assert!(!covers(other, one), "{other} {one}");
+        }
+        assert!(!covers("10.0.0.0/8", "11.0.0.0/16"));
+        assert!(!covers("0.0.0.0/0", "::/0"));
+        for bad in ["", "10.0.0.0", "10.0.0.1/8", "10.0.0.0/33", "fd00::/129", "a/8", "10.0.0.0/-1"] {
+            assert_eq!(Cidr::parse(bad), None, "{bad}");
+        }
+    }
+}
