@@ -181,6 +181,8 @@ fn took(bound: io::Result<UdpSocket>) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
