@@ -1,7 +1,6 @@
 """`tests/conformance/matrix`: what the official SDK clients do behind the sidecar, as tables and as a check."""
 
 import argparse
-import asyncio
 import difflib
 import os
 import sys
