@@ -182,7 +182,7 @@ impl Reader<'_> {
         let directory = self.source(&raw.source);
         let admin_ip = self.parsed::<IpAddr>("admin.address", raw.admin.address.as_deref(), "an IP address");
         let admin = SocketAddr::new(
-            admin_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            admin_ip.unwrap_or(Ipv4Addr::LOCALHOST.into()),
             self.port("admin.port", raw.admin.port, ADMIN_PORT),
         );
         let port = self.port("endpoint.port", raw.endpoint.port, ENDPOINT_PORT);
@@ -356,7 +356,7 @@ mod tests {
     fn the_smallest_file_gets_the_defaults() {
         let settings = read("postern.yaml", SMALLEST, Path::new("/etc/postern")).unwrap();
         assert_eq!(settings.source.directory, Path::new("/etc/postern/./b"));
-        assert_eq!((settings.proxy.port, settings.admin.to_string().as_str()), (15101, "0.0.0.0:15190"));
+        assert_eq!((settings.proxy.port, settings.admin.to_string().as_str()), (15101, "127.0.0.1:15190"));
         assert_eq!(settings.proxy.limits.body, 4_194_304);
         assert!(!settings.proxy.dial.allow_loopback);
         assert_eq!(settings.proxy.times.idle, Duration::from_secs(300));
