@@ -1,8 +1,9 @@
 //! The sidecar's source directory, and the ways in which files under it change.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -39,6 +40,20 @@ impl Files {
 
     pub fn path(&self, relative: &str) -> PathBuf {
         self.root.path().join(relative)
+    }
+
+    /// Makes another user able to read all this, and a program that may lie where it cannot be
+    /// reached; returns where that is now.
+    pub fn handed_to(&self, user: u32, program: &Path) -> PathBuf {
+        fs::set_permissions(self.root.path(), Permissions::from_mode(0o755)).expect("the directory is ours");
+        let copy = self.path("program");
+        // By another process: a file that some child of ours may still have open for writing does not run.
+        let copied = Command::new("cp").args([program, &copy]).status().expect("cp is there");
+        assert!(copied.success());
+        for place in [self.root.path(), &copy] {
+            chown(place, Some(user), Some(user)).expect("root may");
+        }
+        copy
     }
 
     /// Every upstream secret ever written here.

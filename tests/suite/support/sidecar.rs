@@ -1,6 +1,8 @@
 //! The real binary, started on real files, listened to on every output it has.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -23,6 +25,7 @@ pub struct Builder {
     layout: Layout,
     environment: Vec<(String, String)>,
     in_its_directory: bool,
+    as_nobody: bool,
 }
 
 impl Builder {
@@ -49,6 +52,12 @@ impl Builder {
         self
     }
 
+    /// Where the tests run as root, starts it as an ordinary user.
+    pub fn as_nobody(mut self) -> Self {
+        self.as_nobody = true;
+        self
+    }
+
     /// Lays Secrets out as the kubelet mounts them.
     pub fn kubelet_volumes(mut self) -> Self {
         self.layout = Layout::Kubelet;
@@ -60,7 +69,8 @@ impl Builder {
         let files = Files::new(self.layout);
         self.bindings.iter().for_each(|binding| files.add(binding));
         files.write("postern.yaml", serde_yaml::to_string(&self.config).expect("a JSON value is YAML"));
-        let process = Process::start_with(&files, &self.environment, self.in_its_directory);
+        let user = self.as_nobody.then(nobody).flatten();
+        let process = Process::start_with(&files, &self.environment, self.in_its_directory, user);
         let listening = process.listening().await;
         let address = |field: &str| -> SocketAddr {
             let text = listening[field].as_str().unwrap_or_else(|| panic!("no {field} in {listening}"));
@@ -97,6 +107,7 @@ impl Sidecar {
             layout: Layout::Files,
             environment: Vec::new(),
             in_its_directory: false,
+            as_nobody: false,
         }
     }
 
@@ -116,6 +127,10 @@ impl Sidecar {
 
     pub fn endpoint(&self) -> SocketAddr {
         self.endpoint
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     /// A new agent connection.
@@ -256,6 +271,11 @@ impl Drop for Sidecar {
     }
 }
 
+/// The user `nobody`, if we may become another one.
+pub fn nobody() -> Option<u32> {
+    rustix::process::geteuid().is_root().then_some(65534)
+}
+
 /// A started binary with its outputs.
 pub struct Process {
     id: u32,
@@ -268,11 +288,18 @@ pub struct Process {
 impl Process {
     /// `postern sidecar --config <files>/postern.yaml`, in an empty environment.
     pub fn start(files: &Files) -> Self {
-        Self::start_with(files, &[], false)
+        Self::start_with(files, &[], false, None)
     }
 
-    fn start_with(files: &Files, environment: &[(String, String)], in_its_directory: bool) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+    fn start_with(files: &Files, environment: &[(String, String)], in_its_directory: bool, user: Option<u32>) -> Self {
+        let mut command = match user {
+            None => Command::new(env!("CARGO_BIN_EXE_postern")),
+            Some(user) => {
+                let mut command = Command::new(files.handed_to(user, Path::new(env!("CARGO_BIN_EXE_postern"))));
+                command.uid(user).gid(user);
+                command
+            }
+        };
         command.args(["sidecar", "--log-level", "trace", "--config"]);
         if in_its_directory {
             command.arg("postern.yaml").current_dir(files.path(""));
