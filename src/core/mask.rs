@@ -19,8 +19,6 @@ use http::{HeaderName, HeaderValue};
 use memchr::memmem;
 use zeroize::Zeroizing;
 
-use self::escape::Match;
-
 mod escape;
 
 /// A derived form shorter than this is left out: it would mask innocent text.
@@ -64,10 +62,7 @@ impl Mask {
         let escaped = self.blanks || memchr::memchr2(b'%', b'\\', text).is_some();
         for form in &self.forms {
             if escaped {
-                found.extend(starts(form, text).filter_map(|at| match escape::match_at(form, text, at) {
-                    Match::Whole(end) => Some((at, end)),
-                    Match::Open | Match::None => None,
-                }));
+                found.extend(starts(form, text).filter_map(|at| Some((at, escape::reach(form, text, at).end?))));
             } else {
                 let finder = memmem::Finder::new(&**form);
                 let mut from = 0;
@@ -89,9 +84,7 @@ impl Mask {
         // No form holds a line break: what comes before the last one is decided.
         let from = memchr::memrchr2(b'\n', b'\r', tail).map_or(0, |at| at + 1);
         let tail = tail.get(from..).unwrap_or_default();
-        let first = |form: &Zeroizing<Box<[u8]>>| {
-            starts(form, tail).find(|at| escape::match_at(form, tail, *at) == Match::Open)
-        };
+        let first = |form: &Zeroizing<Box<[u8]>>| starts(form, tail).find(|at| escape::reach(form, tail, *at).open);
         self.forms.iter().filter_map(first).min().map_or(0, |at| tail.len() - at)
     }
 
@@ -157,8 +150,9 @@ impl Masker {
         self.count += found.iter().filter(|(from, _)| *from < ready).count() as u64;
         found.push((0, self.covered));
         self.held = text.split_off(ready);
-        self.covered =
-            found.iter().filter(|(from, _)| *from < ready).map(|(_, to)| to.saturating_sub(ready)).max().unwrap_or(0);
+        // What was covered before is covered still, also where nothing could go out.
+        let decided = found.iter().filter(|(from, _)| *from < ready).map(|(_, to)| *to);
+        self.covered = decided.chain([self.covered]).max().unwrap_or(0).saturating_sub(ready);
         overwrite(&mut text, &found);
         Bytes::from(text)
     }

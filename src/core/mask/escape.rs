@@ -2,52 +2,61 @@
 
 /// How a form compares with a text from a place on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Match {
-    /// It ends here.
-    Whole(usize),
-    /// The text ends before it does.
-    Open,
-    /// It does not stand there.
-    None,
+pub(super) struct Reach {
+    /// Where it ends, in the longest way to read it, if it stands there.
+    pub(super) end: Option<usize>,
+    /// Whether more text could make it end there, or later.
+    pub(super) open: bool,
 }
-
-/// More ways than this are not tried: a value of nothing but backslashes can be read in many.
-const MAX_STEPS: usize = 1 << 16;
 
 /// Compares `form` with `text` from `start` on.
-pub(super) fn match_at(form: &[u8], text: &[u8], start: usize) -> Match {
-    let mut ways = vec![(0, start)];
-    let (mut open, mut steps) = (false, 0);
-    while let Some((done, at)) = ways.pop() {
-        let Some(&wanted) = form.get(done) else { return Match::Whole(at) };
-        let Some(&byte) = text.get(at) else {
-            open = true;
-            continue;
-        };
-        steps += 1;
-        if steps > MAX_STEPS {
-            break;
-        }
-        if byte == wanted || (wanted == b' ' && byte == b'+') {
-            ways.push((done + 1, at + 1));
-        }
-        let escape = match byte {
-            b'%' => percent(wanted, text, at),
-            b'\\' => backslash(wanted, text, at),
-            _ => Match::None,
-        };
-        match escape {
-            Match::Whole(end) => ways.push((done + 1, end)),
-            Match::Open => open = true,
-            Match::None => {}
+pub(super) fn reach(form: &[u8], text: &[u8], start: usize) -> Reach {
+    let mut at = start;
+    let mut rest = form;
+    // As long as no sign of an escape is met, there is one way to read.
+    while let Some((&wanted, behind)) = rest.split_first() {
+        match text.get(at) {
+            None => return Reach { end: None, open: true },
+            Some(b'%' | b'\\') => return reach_in_all_ways(rest, text, at),
+            Some(&byte) if is_plainly(wanted, byte) => (at, rest) = (at + 1, behind),
+            Some(_) => return Reach { end: None, open: false },
         }
     }
-    if open { Match::Open } else { Match::None }
+    Reach { end: Some(at), open: false }
 }
 
-/// `%2F` or `%2f`.
-fn percent(wanted: u8, text: &[u8], at: usize) -> Match {
-    hex(&[wanted >> 4, wanted & 15], text, at + 1)
+/// Goes on from all places that the characters so far may end at: a value of backslashes can be
+/// read in very many ways, which meet again in few places.
+fn reach_in_all_ways(form: &[u8], text: &[u8], start: usize) -> Reach {
+    let (mut places, mut next, mut open) = (vec![start], Vec::new(), false);
+    for &wanted in form {
+        for &at in &places {
+            open |= ends(wanted, text, at, &mut next);
+        }
+        next.sort_unstable();
+        next.dedup();
+        places.clear();
+        std::mem::swap(&mut places, &mut next);
+    }
+    Reach { end: places.last().copied(), open }
+}
+
+fn is_plainly(wanted: u8, byte: u8) -> bool {
+    byte == wanted || (wanted == b' ' && byte == b'+')
+}
+
+/// Adds where `wanted` may end that begins at `at`; tells whether more text could add to that.
+fn ends(wanted: u8, text: &[u8], at: usize, ends: &mut Vec<usize>) -> bool {
+    let Some(&byte) = text.get(at) else { return true };
+    if is_plainly(wanted, byte) {
+        ends.push(at + 1);
+    }
+    match byte {
+        // `%2F` or `%2f`.
+        b'%' => hex(&[wanted >> 4, wanted & 15], text, at + 1, ends),
+        b'\\' => backslash(wanted, text, at, ends),
+        _ => false,
+    }
 }
 
 /// As many backslashes as JSON inside JSON inside JSON makes. Bounded, or an upstream could keep
@@ -55,75 +64,92 @@ fn percent(wanted: u8, text: &[u8], at: usize) -> Match {
 const MAX_BACKSLASHES: usize = 8;
 
 /// `\"`, `\\`, `\/` or `\u002f`, behind more backslashes where JSON lies inside JSON.
-fn backslash(wanted: u8, text: &[u8], at: usize) -> Match {
-    let rest = text.get(at..).unwrap_or_default();
-    let run = rest.iter().take(MAX_BACKSLASHES + 1).take_while(|byte| **byte == b'\\').count();
+fn backslash(wanted: u8, text: &[u8], at: usize, ends: &mut Vec<usize>) -> bool {
+    let run = text.iter().skip(at).take(MAX_BACKSLASHES + 1).take_while(|byte| **byte == b'\\').count();
     if wanted == b'\\' {
-        // Written by two of them; more belong to what follows.
-        return match rest.get(1) {
-            Some(b'\\') => Match::Whole(at + 2),
-            Some(b'u') => hex(&[0, 0, 5, 12], text, at + 2),
-            Some(_) => Match::None,
-            None => Match::Open,
-        };
+        // Each level doubles them. More than that belong to what follows.
+        ends.extend([2, 4, 8].iter().filter(|count| **count <= run).map(|count| at + count));
     }
-    match rest.get(run) {
-        _ if run > MAX_BACKSLASHES => Match::None,
-        None => Match::Open,
-        Some(b'u') => hex(&[0, 0, wanted >> 4, wanted & 15], text, at + run + 1),
-        Some(&byte) if byte == wanted && matches!(wanted, b'"' | b'/') => Match::Whole(at + run + 1),
-        Some(_) => Match::None,
+    match text.get(at + run) {
+        _ if run > MAX_BACKSLASHES => false,
+        None => true,
+        Some(b'u') => hex(&[0, 0, wanted >> 4, wanted & 15], text, at + run + 1, ends),
+        Some(&byte) if byte == wanted && matches!(wanted, b'"' | b'/') => {
+            ends.push(at + run + 1);
+            false
+        }
+        Some(_) => false,
     }
 }
 
-fn hex(digits: &[u8], text: &[u8], at: usize) -> Match {
+fn hex(digits: &[u8], text: &[u8], at: usize, ends: &mut Vec<usize>) -> bool {
     for (offset, digit) in digits.iter().enumerate() {
         match text.get(at + offset).map(|byte| (*byte as char).to_digit(16)) {
-            None => return Match::Open,
+            None => return true,
             Some(found) if found == Some(u32::from(*digit)) => {}
-            Some(_) => return Match::None,
+            Some(_) => return false,
         }
     }
-    Match::Whole(at + digits.len())
+    ends.push(at + digits.len());
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Ends there, and more text makes no difference.
+    fn whole(end: usize) -> Reach {
+        Reach { end: Some(end), open: false }
+    }
+
+    const OPEN: Reach = Reach { end: None, open: true };
+    const NOT_THERE: Reach = Reach { end: None, open: false };
+
     #[test]
     fn a_character_is_known_in_each_of_its_forms() {
-        let rows: [(&str, &str, Match); 20] = [
-            ("a/b", "a/b", Match::Whole(3)),
-            ("a/b", "a%2Fb", Match::Whole(5)),
-            ("a/b", "a%2fb", Match::Whole(5)),
-            ("a/b", "%61%2f%62", Match::Whole(9)),
-            ("a/b", "a\\/b", Match::Whole(4)),
-            ("a/b", "a\\\\/b", Match::Whole(5)),
-            ("a/b", "a\\u002Fb", Match::Whole(8)),
-            ("a/b", "a\\\\u002fb", Match::Whole(9)),
-            ("a b", "a+b", Match::Whole(3)),
-            ("a+b", "a b", Match::None),
-            ("a%b", "a%b", Match::Whole(3)),
-            ("a%b", "a%25b", Match::Whole(5)),
-            ("a\\b", "a\\b", Match::Whole(3)),
-            ("a\\b", "a\\\\b", Match::Whole(4)),
-            ("a\"b", "a\\\\\\\"b", Match::Whole(6)),
-            ("a/b", "a%2", Match::Open),
-            ("a/b", "a\\u00", Match::Open),
-            ("a/b", "a\\", Match::Open),
-            ("a/b", "a%3", Match::None),
-            ("a/b", "ax", Match::None),
+        let rows: [(&str, &str, Reach); 27] = [
+            ("a/b", "a/b", whole(3)),
+            ("a/b", "a%2Fb", whole(5)),
+            ("a/b", "a%2fb", whole(5)),
+            ("a/b", "%61%2f%62", whole(9)),
+            ("a/b", "a\\/b", whole(4)),
+            ("a/b", "a\\\\/b", whole(5)),
+            ("a/b", "a\\u002Fb", whole(8)),
+            ("a/b", "a\\\\u002fb", whole(9)),
+            ("a b", "a+b", whole(3)),
+            ("a+b", "a b", NOT_THERE),
+            ("a%b", "a%b", whole(3)),
+            ("a%b", "a%25b", whole(5)),
+            ("a\\b", "a\\b", whole(3)),
+            ("a\\b", "a\\\\b", whole(4)),
+            ("a\\b", "a\\\\\\\\b", whole(6)),
+            ("a\\b", "a\\\\\\b", NOT_THERE),
+            ("a\\b", "a\\u005cb", whole(8)),
+            ("a\"b", "a\\\\\\\"b", whole(6)),
+            ("a/b", "a%2", OPEN),
+            ("a/b", "a\\u00", OPEN),
+            ("a/b", "a\\", OPEN),
+            ("a/b", "a%3", NOT_THERE),
+            ("a/b", "ax", NOT_THERE),
+            // The longest way counts, and may get longer yet.
+            ("a\\", "a\\x", whole(2)),
+            ("a\\", "a\\\\x", whole(3)),
+            ("a\\", "a\\", Reach { end: Some(2), open: true }),
+            ("a\\", "a\\\\\\", Reach { end: Some(3), open: true }),
         ];
         for (form, text, expected) in rows {
-            assert_eq!(match_at(form.as_bytes(), text.as_bytes(), 0), expected, "{form} {text}");
+            assert_eq!(reach(form.as_bytes(), text.as_bytes(), 0), expected, "{form} {text}");
         }
     }
 
     #[test]
-    fn many_ways_to_read_a_value_do_not_take_forever() {
-        let form = vec![b'\\'; 4096];
-        let text = [vec![b'\\'; 8000], vec![b'x']].concat();
-        assert_ne!(match_at(&form, &text, 0), Match::Open);
+    fn many_ways_to_read_a_value_do_not_hide_it() {
+        for backslashes in [1, 2, 3, 8, 9, 40, 400] {
+            let form = vec![b'\\'; backslashes];
+            let text = [form.as_slice(), b"x"].concat();
+            assert_eq!(reach(&form, &text, 0), whole(backslashes));
+            assert_eq!(reach(&[form.as_slice(), b"y"].concat(), &text, 0), NOT_THERE);
+        }
     }
 }
