@@ -230,12 +230,14 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Whether a parser that ignores case would take `key` for `known` (ASCII). Two characters
-/// outside ASCII fold into it: the long s and the Kelvin sign; Go's encoding/json knows both.
+/// Whether a parser that ignores case would take `key` for `known` (ASCII). Four characters outside
+/// ASCII fold into it: the long s and the Kelvin sign, which Go's encoding/json knows, and the i
+/// without a dot and the capital one with a dot, which Java's equalsIgnoreCase takes for an i.
 fn folds_to(key: &str, known: &str) -> bool {
     let fold = |c: char| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
+        '\u{130}' | '\u{131}' => 'i',
         other => other.to_ascii_lowercase(),
     };
     key.chars().map(fold).eq(known.chars().map(fold))
@@ -398,6 +400,8 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","param\u017f":{}}"#, KeyCase),
             (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}"#, KeyCase),
             (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"tas\u212aId":"b"}}"#, KeyCase),
+            (r#"{"jsonrpc":"2.0","id":1,"\u0131d":2,"method":"a"}"#, KeyCase),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"a","ur\u0130":"b"}}"#, KeyCase),
             (r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, Id),
             (r#"{"jsonrpc":"2.0","id":1.5,"method":"a"}"#, Id),
             (r#"{"jsonrpc":"2.0","id":{},"method":"a"}"#, Id),
