@@ -1,11 +1,9 @@
 //! The decision: routes + head + body -> a plan, or a reason. No I/O, and no credential yet:
 //! a refused call never touches one.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, header};
-use percent_encoding::percent_decode_str;
 
 use super::binding::Binding;
 use super::mcp;
@@ -180,10 +178,10 @@ fn first_segment(path: &str) -> (&str, &str) {
 /// 9728, MCP 2025-03-26 fallbacks), as the most lenient server would read them. Forwarded, they
 /// would start a login the agent must not have.
 fn is_discovery(path: &str) -> bool {
-    let segments = || path.split('/').skip(1).map(lenient);
-    let is_metadata = |segment: &[u8]| begins_with(segment, "oauth-") || begins_with(segment, "openid-");
+    let segments = || path.split('/').skip(1).map(path::plain);
+    let is_metadata = |segment: &str| begins_with(segment, "oauth-") || begins_with(segment, "openid-");
     let mut pairs = segments().zip(segments().skip(1));
-    if pairs.any(|(place, document)| place.eq_ignore_ascii_case(b".well-known") && is_metadata(&document)) {
+    if pairs.any(|(place, document)| place.eq_ignore_ascii_case(".well-known") && is_metadata(&document)) {
         return true;
     }
     let mut named = segments().filter(|segment| !segment.is_empty());
@@ -193,17 +191,12 @@ fn is_discovery(path: &str) -> bool {
     }
 }
 
-fn is_oauth_endpoint(segment: &[u8]) -> bool {
-    ["register", "token", "authorize"].iter().any(|name| segment.eq_ignore_ascii_case(name.as_bytes()))
+fn is_oauth_endpoint(segment: &str) -> bool {
+    ["register", "token", "authorize"].iter().any(|name| segment.eq_ignore_ascii_case(name))
 }
 
-/// A path segment without its parameters, decoded.
-fn lenient(segment: &str) -> Cow<'_, [u8]> {
-    percent_decode_str(segment.split(';').next().unwrap_or_default()).into()
-}
-
-fn begins_with(text: &[u8], prefix: &str) -> bool {
-    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+fn begins_with(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 enum Own<'a> {

@@ -1,5 +1,9 @@
 //! Paths that every parser reads the same way.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
 /// Why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
@@ -12,10 +16,10 @@ pub enum PathFault {
     /// An escape of `/`, `\`, `%` or a control byte: decoded twice, it is another path.
     #[error("the path holds an encoded slash, backslash, percent sign or control character")]
     Encoded,
-    /// `.` or `..`, plain or encoded.
+    /// `.` or `..`, plain or encoded, also before parameters: some servers cut those off first.
     #[error("the path holds a dot segment")]
     DotSegment,
-    /// `//`.
+    /// `//`, or nothing but parameters.
     #[error("the path holds an empty segment")]
     EmptySegment,
 }
@@ -32,38 +36,44 @@ pub fn check(path: &str) -> Result<(), PathFault> {
             }
             break;
         }
-        check_segment(segment.as_bytes())?;
+        check_segment(segment)?;
     }
     Ok(())
 }
 
-fn check_segment(segment: &[u8]) -> Result<(), PathFault> {
-    let mut dots = 0;
-    let mut length = 0;
+fn check_segment(segment: &str) -> Result<(), PathFault> {
+    let bytes = segment.as_bytes();
     let mut at = 0;
-    while let Some(&byte) = segment.get(at) {
-        let decoded = if byte == b'%' {
-            let decoded = segment.get(at + 1..at + 3).and_then(hex_pair).ok_or(PathFault::Character)?;
+    while let Some(&byte) = bytes.get(at) {
+        if byte == b'%' {
+            let decoded = bytes.get(at + 1..at + 3).and_then(hex_pair).ok_or(PathFault::Character)?;
             if matches!(decoded, b'/' | b'\\' | b'%') || decoded.is_ascii_control() {
                 return Err(PathFault::Encoded);
             }
             at += 3;
-            decoded
         } else if is_pchar(byte) {
             at += 1;
-            byte
         } else {
             return Err(PathFault::Character);
-        };
-        length += 1;
-        dots += usize::from(decoded == b'.');
+        }
     }
-    // `..;x` is a dot segment to servers that cut path parameters off.
-    let bare = segment.split(|b| *b == b';').next().unwrap_or_default();
-    if (length <= 2 && dots == length) || matches!(bare, b"." | b"..") {
-        return Err(PathFault::DotSegment);
+    match &*plain(segment) {
+        "." | ".." => Err(PathFault::DotSegment),
+        "" => Err(PathFault::EmptySegment),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// A segment as the most generous server reads it: escapes undone, and parameters (`;x=1`) cut off.
+pub fn plain(segment: &str) -> Cow<'_, str> {
+    let cut = |text: &str| text.find(';').unwrap_or(text.len());
+    match percent_decode_str(segment).decode_utf8_lossy() {
+        Cow::Borrowed(text) => Cow::Borrowed(text.get(..cut(text)).unwrap_or_default()),
+        Cow::Owned(mut text) => {
+            text.truncate(cut(&text));
+            Cow::Owned(text)
+        }
+    }
 }
 
 fn hex_pair(pair: &[u8]) -> Option<u8> {
@@ -86,7 +96,7 @@ mod tests {
     #[test]
     fn ambiguous_paths_are_refused() {
         use PathFault::*;
-        let rows: [(&str, Result<(), PathFault>); 22] = [
+        let rows: [(&str, Result<(), PathFault>); 28] = [
             ("/", Ok(())),
             ("/mcp", Ok(())),
             ("/mcp/", Ok(())),
@@ -102,6 +112,12 @@ mod tests {
             ("/a/%2e%2E/b", Err(DotSegment)),
             ("/a/.%2e", Err(DotSegment)),
             ("/a/..;x/b", Err(DotSegment)),
+            ("/a/%2e%2e;x/b", Err(DotSegment)),
+            ("/a/.%2e;/b", Err(DotSegment)),
+            ("/a/..%3bx/b", Err(DotSegment)),
+            ("/a/.;", Err(DotSegment)),
+            ("/a/;x/b", Err(EmptySegment)),
+            ("/a/b;x=../.b;c", Ok(())),
             ("/a%2fb", Err(Encoded)),
             ("/a%5Cb", Err(Encoded)),
             ("/a%252e", Err(Encoded)),
