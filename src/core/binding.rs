@@ -186,15 +186,18 @@ pub fn is_forwarded(name: &str) -> bool {
         "tracestate",
         "baggage",
     ];
-    NAMES.contains(&name) || name.starts_with("mcp-")
+    NAMES.contains(&name) || (name.starts_with("mcp-") && !looks_like_credential(name))
 }
 
 /// Headers that are, or are named like, credentials. Also what counts as "the agent's own token".
+/// `Mcp-Param-*` are not: they mirror a tool's arguments and have their names (`Mcp-Param-Page-Token`).
 pub fn looks_like_credential(name: &str) -> bool {
     const NAMES: [&str; 6] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "dpop", "x-api-key"];
     const PARTS: [&str; 8] =
         ["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"];
-    NAMES.contains(&name) || name.ends_with("-authorization") || PARTS.iter().any(|part| name.contains(part))
+    let named =
+        NAMES.contains(&name) || name.ends_with("-authorization") || PARTS.iter().any(|part| name.contains(part));
+    named && !name.starts_with("mcp-param-")
 }
 
 /// Whether `text` can be a cookie's name (RFC 6265: a token).
@@ -219,7 +222,7 @@ mod tests {
 
     #[test]
     fn credential_headers_do_not_frame_or_route() {
-        for good in ["Authorization", "X-Api-Key", "PRIVATE-TOKEN", "api_key"] {
+        for good in ["Authorization", "X-Api-Key", "PRIVATE-TOKEN", "api_key", "Mcp-Auth-Token"] {
             assert!(credential_header(good).is_ok(), "{good}");
         }
         for bad in [
@@ -232,6 +235,7 @@ mod tests {
             "Connection",
             "Cookie",
             "Mcp-Session-Id",
+            "Mcp-Param-Page-Token",
             "Accept",
             "X-Forwarded-For",
         ] {
@@ -255,6 +259,7 @@ mod tests {
             "TE",
             "DPoP",
             "X-Amz-Security-Token",
+            "Mcp-Auth-Token",
         ] {
             assert!(pass_header(bad).is_err(), "{bad}");
         }

@@ -40,9 +40,13 @@ pub fn to_upstream(agent: &HeaderMap, binding: &Binding, credential: Placement<'
     headers
 }
 
-/// Whether the agent sent a credential of its own in its headers (which was dropped).
-pub fn carries_token(agent: &HeaderMap, credential_header: &HeaderName) -> bool {
-    agent.keys().any(|name| name == credential_header || looks_like_credential(name.as_str()))
+/// Whether a credential of the agent's own is left behind: a header, or a cookie that may not pass.
+pub fn strips_token(agent: &HeaderMap, binding: &Binding) -> bool {
+    let is_token = |name: &HeaderName| name == binding.credential.header || looks_like_credential(name.as_str());
+    let loses_a_cookie =
+        |line: &HeaderValue| line.to_str().map_or(true, |line| pairs(line).any(|pair| !is_passed(pair, binding)));
+    agent.keys().any(|name| name != header::COOKIE && is_token(name))
+        || agent.get_all(header::COOKIE).iter().any(loses_a_cookie)
 }
 
 /// The agent's query without `access_token` (RFC 6750 section 2.3), and whether there was one.
@@ -73,12 +77,18 @@ fn allowed_cookies(agent: &HeaderMap, binding: &Binding) -> Option<HeaderValue> 
         return None;
     }
     let lines = agent.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
-    let pairs: Vec<&str> = lines
-        .flat_map(|line| line.split(';'))
-        .map(str::trim)
-        .filter(|pair| pair.split_once('=').is_some_and(|(name, _)| binding.pass_cookies.iter().any(|c| c == name)))
-        .collect();
-    (!pairs.is_empty()).then(|| HeaderValue::from_str(&pairs.join("; ")).ok()).flatten()
+    let passed: Vec<&str> = lines.flat_map(pairs).filter(|pair| is_passed(pair, binding)).collect();
+    (!passed.is_empty()).then(|| HeaderValue::from_str(&passed.join("; ")).ok()).flatten()
+}
+
+/// The cookies of one line.
+fn pairs(line: &str) -> impl Iterator<Item = &str> {
+    line.split(';').map(str::trim).filter(|pair| !pair.is_empty())
+}
+
+/// Whether `name=value` is a cookie that goes both ways.
+fn is_passed(pair: &str, binding: &Binding) -> bool {
+    pair.split_once('=').is_some_and(|(name, _)| binding.pass_cookies.iter().any(|passed| passed == name))
 }
 
 /// Response fields that never reach the agent: they belong to one connection, or would steer the
@@ -147,9 +157,10 @@ fn passed_on(upstream: &HeaderMap, binding: &Binding) -> HeaderMap {
     }
     for cookie in upstream.get_all(header::SET_COOKIE).iter().filter_map(|c| c.to_str().ok()) {
         let pair = cookie.split(';').next().unwrap_or_default().trim();
-        let allowed = pair.split_once('=').is_some_and(|(name, _)| binding.pass_cookies.iter().any(|c| c == name));
         // Domain, Path and Secure speak of the upstream's origin; the agent's is this endpoint.
-        if allowed && let Ok(cookie) = HeaderValue::from_str(&format!("{pair}; Path=/{}", binding.server.name)) {
+        if is_passed(pair, binding)
+            && let Ok(cookie) = HeaderValue::from_str(&format!("{pair}; Path=/{}", binding.server.name))
+        {
             headers.append(header::SET_COOKIE, cookie);
         }
     }

@@ -94,8 +94,29 @@ fn only_named_headers_go_out() {
             "x-tenant: t",
         ]
     );
-    assert!(carries_token(&agent, &binding.credential.header));
-    assert!(!carries_token(&map(&[("Accept", "a")]), &binding.credential.header));
+}
+
+#[test]
+fn only_what_is_left_behind_counts_as_stripped() {
+    let rows: [(&[(&str, &str)], bool); 9] = [
+        (&[("Accept", "a"), ("X-Tenant", "t")], false),
+        (&[("Authorization", "Bearer agent")], true),
+        (&[("X-Api-Key", "k")], true),
+        (&[("Mcp-Auth-Token", "t")], true),
+        (&[("Mcp-Param-Page-Token", "2")], false),
+        (&[("Cookie", "lb=2; ")], false),
+        (&[("Cookie", "lb=2; sid=1")], true),
+        (&[("Cookie", "lb=2"), ("Cookie", "lb")], true),
+        (&[("Cookie", "lb=caf\u{e9}")], true),
+    ];
+    for (agent, expected) in rows {
+        let (agent, binding) = (map(agent), bearer());
+        assert_eq!(strips_token(&agent, &binding), expected, "{agent:?}");
+        let value = header_value("Bearer ", b"ours", "").unwrap();
+        let out = to_upstream(&agent, &binding, Placement { header: &binding.credential.header, value: &value });
+        assert!(!out.contains_key("mcp-auth-token"));
+        assert_eq!(out.contains_key("mcp-param-page-token"), agent.contains_key("mcp-param-page-token"));
+    }
 }
 
 #[test]
@@ -124,6 +145,7 @@ fn tokens_leave_the_query() {
             Some("x=access_token&access_tokens=x&accessto%6ben2"),
             (Some("x=access_token&access_tokens=x&accessto%6ben2"), false),
         ),
+        (Some("a=b;c&d"), (Some("a=b;c&d"), false)),
     ];
     for (text, expected) in rows {
         let (kept, dropped) = query(text);

@@ -132,7 +132,7 @@ impl Request<'_> {
     /// run.
     async fn forward(&self, plan: &Plan, lease: &Lease, exchange: &mut Exchange) -> Result<(Incomer, Lease), Refusal> {
         let binding = &plan.route.binding;
-        if plan.stripped_query || rewrite::carries_token(&self.head.headers, &lease.credential.header) {
+        if plan.stripped_query || rewrite::strips_token(&self.head.headers, binding) {
             self.shared.telemetry.metrics.token_stripped(binding.server.name.as_str());
         }
         let first = self.send(plan, lease, exchange).await?;
