@@ -297,7 +297,7 @@ async fn the_admin_port_is_loopback_by_default() {
 async fn neither_a_neighbour_nor_a_crash_reads_the_process() {
     let capture = Capture::start(Protocol::Tls).await;
     let binding = Binding::new("github").to(&capture).token(unique_secret());
-    let sidecar = Sidecar::for_research().binding(binding).as_nobody().in_its_directory().start().await;
+    let sidecar = Sidecar::for_research().binding(binding).unprivileged().in_its_directory().start().await;
     sidecar.post("github", rpc::list(1)).await.assert_ok();
     let process = format!("/proc/{}", sidecar.pid());
     let as_neighbour = |program: &str, place: &str| {

@@ -25,7 +25,7 @@ pub struct Builder {
     layout: Layout,
     environment: Vec<(String, String)>,
     in_its_directory: bool,
-    as_nobody: bool,
+    unprivileged: bool,
 }
 
 impl Builder {
@@ -53,8 +53,8 @@ impl Builder {
     }
 
     /// Where the tests run as root, starts it as an ordinary user.
-    pub fn as_nobody(mut self) -> Self {
-        self.as_nobody = true;
+    pub fn unprivileged(mut self) -> Self {
+        self.unprivileged = true;
         self
     }
 
@@ -69,7 +69,7 @@ impl Builder {
         let files = Files::new(self.layout);
         self.bindings.iter().for_each(|binding| files.add(binding));
         files.write("postern.yaml", serde_yaml::to_string(&self.config).expect("a JSON value is YAML"));
-        let user = self.as_nobody.then(nobody).flatten();
+        let user = self.unprivileged.then(nobody).flatten();
         let process = Process::start_with(&files, &self.environment, self.in_its_directory, user);
         let listening = process.listening().await;
         let address = |field: &str| -> SocketAddr {
@@ -107,7 +107,7 @@ impl Sidecar {
             layout: Layout::Files,
             environment: Vec::new(),
             in_its_directory: false,
-            as_nobody: false,
+            unprivileged: false,
         }
     }
 
