@@ -63,6 +63,12 @@ fn tell(problems: &[Problem]) {
     eprintln!("postern: {count} problem{} in what was given; nothing was started", if count == 1 { "" } else { "s" });
 }
 
+/// A variable of the environment that is set to something.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment; config says which variables")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, u8> {
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
     tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(|error| {

@@ -3,9 +3,12 @@
 //! Readers see a [`View`]: routes and credentials of one moment, swapped as a whole. There is no
 //! other door to a secret than [`View::lease`], and it opens for one route at a time.
 
+pub mod broker;
 pub mod cache;
 pub mod file;
 pub mod source;
+
+mod told;
 
 use std::collections::HashMap;
 use std::sync::Arc;

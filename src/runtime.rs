@@ -3,5 +3,6 @@
 pub mod clock;
 pub mod drain;
 pub mod harden;
+pub mod random;
 pub mod resolve;
 pub mod task;

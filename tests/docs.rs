@@ -321,16 +321,37 @@ fn quoted(value: &str) -> String {
 #[test]
 fn the_documented_defaults_of_the_configuration_are_the_real_ones() {
     let page = read("docs/configuration.md");
-    let required = [("caller.namespace", "ns"), ("caller.serviceAccount", "sa"), ("source.file.directory", "./b")];
+    let caller = [("caller.namespace", "ns"), ("caller.serviceAccount", "sa")];
+    let file = [&caller[..], &[("source.file.directory", "./b")]].concat();
+    let broker = [&caller[..], &[("source.broker.url", "https://h.example:8443")]].concat();
     let table = tables(&page, "field").remove(0);
     let bare = table.iter().map(|row| vec![cell(row, 0).to_owned(), String::new(), String::new()]).collect::<Vec<_>>();
-    let settings = |text: &str| match config::read("docs", text, Path::new("/x")) {
+    let ca = rcgen::generate_simple_self_signed(vec!["h.example".into()]).unwrap().cert.pem();
+    let environment = |name: &str| (name == "POSTERN_BROKER_CA").then(|| ca.clone());
+    let settings = |text: &str| match config::read("docs", text, Path::new("/x"), &environment) {
         Ok(settings) => format!("{settings:#?}"),
         Err(problems) => panic!("{}\n{text}", told(&problems)),
     };
-    let explicit = with_defaults(&table, &required, &[]);
-    assert!(explicit.lines().count() > 20, "{explicit}");
-    assert_eq!(settings(&explicit), settings(&with_defaults(&bare, &required, &[])), "{explicit}");
+    let of_broker: Vec<String> = table.iter().map(|row| code(cell(row, 0))).collect();
+    let of_broker: Vec<&str> =
+        of_broker.iter().map(String::as_str).filter(|field| field.starts_with("source.broker.")).collect();
+    for (required, left_out) in [(&file, of_broker.as_slice()), (&broker, &[])] {
+        let explicit = with_defaults(&table, required, left_out);
+        assert!(explicit.lines().count() > 20, "{explicit}");
+        assert_eq!(settings(&explicit), settings(&with_defaults(&bare, required, &[])), "{explicit}");
+    }
+}
+
+#[test]
+fn every_variable_of_a_pod_has_its_row() {
+    let rows = tables(&read("docs/configuration.md"), "variable").concat();
+    let documented: Vec<(String, String)> = rows.iter().map(|row| (code(cell(row, 0)), code(cell(row, 1)))).collect();
+    let known = config::VARIABLES.map(|(variable, field)| (variable.to_owned(), field.to_owned()));
+    assert_eq!(documented, known);
+    let fields = paths(config::FIELDS, "");
+    for (_, field) in &documented {
+        assert!(fields.iter().any(|path| path.split(' ').next() == Some(field)), "{field} is no field");
+    }
 }
 
 #[test]
@@ -389,7 +410,7 @@ fn every_example_is_accepted() {
     for page in pages() {
         for block in yaml_blocks(&read(&page)) {
             if block.starts_with("caller:") {
-                let read = config::read(&page, &block, Path::new("/x"));
+                let read = config::read(&page, &block, Path::new("/x"), &|_| None);
                 assert!(read.is_ok(), "{}\n{block}", told(&read.err().unwrap_or_default()));
                 configurations += 1;
                 continue;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::{FAILED, INVALID, OK, tell};
+use super::{FAILED, INVALID, OK, tell, variable};
 use crate::api::document::{Located, Problem};
-use crate::config::sidecar::{self as config, SidecarSettings};
+use crate::config::sidecar::{self as config, SidecarSettings, SourceSettings};
 use crate::core::decide::{Ask, Decision, Plan, Refusal, decide};
 use crate::core::message;
 use crate::core::name::CallerKey;
@@ -67,7 +67,7 @@ struct Explain {
 
 pub(super) fn run(args: &Args) -> u8 {
     match &args.command {
-        Some(Command::Explain(explain)) => match config::load(&explain.config) {
+        Some(Command::Explain(explain)) => match config::load(&explain.config, &variable) {
             Ok(settings) => explain.run(&settings),
             Err(problems) => {
                 tell(&problems);
@@ -138,7 +138,11 @@ fn values(directory: &Path, bindings: &[Located]) -> Vec<Problem> {
 
 impl Explain {
     fn run(&self, settings: &SidecarSettings) -> u8 {
-        let directory = &settings.source.directory;
+        let SourceSettings::File(source) = &settings.source else {
+            eprintln!("postern: the source is the broker; only bindings in files can be explained here");
+            return INVALID;
+        };
+        let directory = &source.directory;
         let loaded = file::load_bindings(directory);
         let wrong = loaded.all_problems();
         if !wrong.is_empty() {

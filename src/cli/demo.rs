@@ -169,7 +169,7 @@ async fn sidecar_at(directory: &Path, port: u16) -> io::Result<Sidecar> {
         io::Error::other("its own documents are wrong")
     };
     std::fs::write(&file, text::config(port))?;
-    let settings = config::load(&file).map_err(problems)?;
+    let settings = config::load(&file, &|_| None).map_err(problems)?;
     start(settings).await.map_err(|error| match error {
         StartError::Problems(all) => problems(all),
         StartError::Io(what, error) => io::Error::other(format!("{what}: {error}")),

@@ -11,14 +11,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
-use super::{FAILED, INVALID, OK, runtime, tell};
+use super::{FAILED, INVALID, OK, runtime, tell, variable};
 use crate::api::document::Problem;
 use crate::config::sidecar::{self as config, SidecarSettings};
 use crate::core::decide::Refusal;
 use crate::core::parent::ParentProxy;
 use crate::credential::Credential;
 use crate::credential::cache::Credentials;
-use crate::credential::file::FileWatch;
 use crate::proxy;
 use crate::runtime::clock;
 use crate::runtime::drain::DrainTrigger;
@@ -31,9 +30,11 @@ use crate::telemetry::metrics::{CredentialSample, Metrics, UsableSample};
 
 mod mcp_json;
 mod publish;
+mod source;
 
 pub(super) use mcp_json::mcp_json;
 use publish::publish;
+use source::{Prepared, Source};
 
 /// Run the data plane beside one agent
 ///
@@ -42,10 +43,11 @@ use publish::publish;
 /// shutdownGrace, and exits 0; a second one exits at once.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The configuration file (docs/configuration.md)
+    /// The configuration file (docs/configuration.md); without it, the variables that the
+    /// injection sets in a pod
     #[arg(long, short, value_name = "FILE")]
-    config: PathBuf,
-    /// Diagnostics from this level on, instead of the file's: error, warn, info, debug, trace
+    config: Option<PathBuf>,
+    /// Diagnostics from this level on, instead of the configured: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", value_parser = level)]
     log_level: Option<LevelFilter>,
 }
@@ -55,7 +57,15 @@ fn level(text: &str) -> Result<LevelFilter, &'static str> {
 }
 
 pub(super) fn run(args: &Args) -> u8 {
-    let mut settings = match config::load(&args.config) {
+    let read = match &args.config {
+        Some(file) => config::load(file, &variable),
+        None if config::is_in_pod(&variable) => config::of_pod(&variable),
+        None => {
+            eprintln!("postern: --config FILE is missing (in a pod the injection sets POSTERN_BROKER instead)");
+            return INVALID;
+        }
+    };
+    let mut settings = match read {
         Ok(settings) => settings,
         Err(problems) => {
             tell(&problems);
@@ -102,11 +112,8 @@ pub(super) fn run(args: &Args) -> u8 {
 
 /// `HTTPS_PROXY` and `NO_PROXY`, where the file names no parent proxy: a cluster that lets
 /// nothing out directly sets them on every container.
-#[expect(clippy::disallowed_methods, reason = "the two variables every client knows; neither may hold a secret")]
 fn inherit_proxy(settings: &mut SidecarSettings) -> Result<(), String> {
-    let read = |upper: &str, lower: &str| {
-        std::env::var(lower).or_else(|_| std::env::var(upper)).ok().filter(|text| !text.is_empty())
-    };
+    let read = |upper: &str, lower: &str| variable(lower).or_else(|| variable(upper));
     if let (None, Some(url)) = (&settings.proxy.dial.parent, read("HTTPS_PROXY", "https_proxy")) {
         let exempt = read("NO_PROXY", "no_proxy").unwrap_or_default();
         let parent = ParentProxy::parse(&url, &exempt);
@@ -152,7 +159,7 @@ pub(super) struct Sidecar {
     running: proxy::Running,
     drain: DrainTrigger,
     _admin: OwnedTask,
-    _source: FileWatch,
+    _source: Source,
     telemetry: Arc<Telemetry>,
 }
 
@@ -164,18 +171,16 @@ pub(super) enum StartError {
     Io(String, io::Error),
 }
 
-/// Reads the source, binds the sockets, writes `mcp.json`, and only then accepts.
+/// Reads a source of files, binds the sockets, writes `mcp.json`, and only then accepts. A broker
+/// is asked after that: until it has answered, calls are refused.
 pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartError> {
     let fail = |what: String| move |error| StartError::Io(what, error);
     let metrics = Metrics::new()
         .map_err(|error| StartError::Io("the metrics cannot be declared".into(), io::Error::other(error)))?;
     let access = AccessLog::stdout().map_err(fail("the access log cannot be started".into()))?;
     let telemetry = Arc::new(Telemetry::new(metrics, access, &settings.caller));
-    // Known once the endpoint is bound; the source's thread waits for it with its first change.
-    let (endpoint_known, endpoint_later) = std::sync::mpsc::sync_channel(1);
     let publish = Publisher { public: settings.public.clone(), telemetry: Arc::clone(&telemetry) };
-    let on_read = publish.clone().on_read(endpoint_later);
-    let (source, credentials) = FileWatch::start(settings.source.clone(), on_read).map_err(StartError::Problems)?;
+    let (source, credentials) = Prepared::new(settings.source, &publish)?;
     let admin = TcpListener::bind(settings.admin)
         .await
         .map_err(fail(format!("admin.port: cannot listen on {}", settings.admin)))?;
@@ -188,20 +193,17 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
     publish
         .write(&credentials, endpoint.port())
         .map_err(fail("public.directory: mcp.json cannot be written".into()))?;
-    // The receiver lives in the source's thread, which outlives this function.
-    let _received = endpoint_known.send(endpoint.port());
-    let started = Arc::new(AtomicBool::new(false));
+    let (started, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let probe = |flag: &Arc<AtomicBool>| -> Probe {
         let flag = Arc::clone(flag);
         Box::new(move || flag.load(Ordering::Acquire))
     };
-    let server =
-        Admin { metrics: exposition(&telemetry, credentials), started: probe(&started), ready: probe(&started) };
+    let server = Admin { metrics: exposition(&telemetry, credentials), started: probe(&started), ready: probe(&ready) };
     let admin = OwnedTask::spawn(server.serve(admin));
     let running = bound.serve();
-    started.store(true, Ordering::Release);
+    ready.store(true, Ordering::Release);
     tracing::info!(endpoint = %endpoint, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
-    source.look_again();
+    let source = source.begin(publish, endpoint.port(), started);
     Ok(Sidecar { endpoint, admin: admin_address, running, drain, _admin: admin, _source: source, telemetry })
 }
 
@@ -242,17 +244,10 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn on_read(self, endpoint: std::sync::mpsc::Receiver<u16>) -> crate::credential::file::OnRead {
-        let mut port = None;
-        Box::new(move |credentials, problems| {
-            self.telemetry.metrics.source_read(problems);
-            port = port.or_else(|| endpoint.recv().ok());
-            if let Some(port) = port
-                && let Err(error) = self.write(credentials, port)
-            {
-                tracing::error!(%error, "mcp.json cannot be written");
-            }
-        })
+    /// Whether the file is as the bindings are.
+    fn keep(&self, credentials: &Credentials, port: u16) -> bool {
+        let written = self.write(credentials, port);
+        written.inspect_err(|error| tracing::error!(%error, "mcp.json cannot be written")).is_ok()
     }
 
     fn write(&self, credentials: &Credentials, port: u16) -> io::Result<()> {

@@ -1,4 +1,7 @@
-//! `postern.yaml`, the configuration of `postern sidecar`.
+//! `postern.yaml`, the configuration of `postern sidecar`; in a pod, variables instead of it.
+
+mod pod;
+mod source;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,10 +15,12 @@ use crate::api::env::{ADMIN_PORT, ENDPOINT_PORT};
 use crate::api::shape::{Fault, Fields, Shape};
 use crate::core::name::{Caller, CallerKey, NameError, Namespace, ObjectName, ServiceAccount};
 use crate::core::parent::ParentProxy;
-use crate::credential::file::WatchSettings;
 use crate::proxy::dial::DialSettings;
 use crate::proxy::{Limits, ProxySettings, Times};
 use crate::telemetry::logs::{Format, LogSettings};
+pub use pod::{VARIABLES, is_in_pod, of_pod};
+use source::RawSource;
+pub use source::SourceSettings;
 
 /// Everything a sidecar is told.
 #[derive(Debug, Clone)]
@@ -23,7 +28,7 @@ pub struct SidecarSettings {
     /// Whose sidecar it is.
     pub caller: Caller,
     /// Where credentials come from.
-    pub source: WatchSettings,
+    pub source: SourceSettings,
     /// The data plane.
     pub proxy: ProxySettings,
     /// Where probes and metrics are served.
@@ -39,7 +44,7 @@ pub struct SidecarSettings {
 /// The fields, their kinds, and (in [`Raw`] and [`read`]) their defaults.
 pub const FIELDS: Fields = &[
     ("caller", Shape::Map(&[("namespace", Shape::Text), ("serviceAccount", Shape::Text), ("pod", Shape::Text)])),
-    ("source", Shape::Map(&[("file", Shape::Map(&[("directory", Shape::Text)]))])),
+    ("source", Shape::Map(source::FIELDS)),
     ("endpoint", Shape::Map(&[("port", Shape::Number)])),
     ("admin", Shape::Map(&[("address", Shape::Text), ("port", Shape::Number)])),
     (
@@ -100,12 +105,6 @@ struct RawCaller {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct RawSource {
-    file: RawDirectory,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 struct RawDirectory {
     directory: Option<String>,
 }
@@ -143,20 +142,28 @@ struct RawLog {
     format: Option<String>,
 }
 
+/// The value of a variable of the environment.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Reads a configuration file. Relative paths in it are relative to it.
-pub fn load(file: &Path) -> Result<SidecarSettings, Vec<Problem>> {
+pub fn load(file: &Path, environment: Environment<'_>) -> Result<SidecarSettings, Vec<Problem>> {
     let name = file.display().to_string();
     let whole = |expected: String| vec![Problem { file: name.clone(), line: None, fault: Fault::new("", expected) }];
     let text = std::fs::read_to_string(file).map_err(|error| whole(format!("a readable text file ({error})")))?;
     let base = file.parent().unwrap_or(Path::new(""));
-    read(&name, &text, base)
+    read(&name, &text, base, environment)
 }
 
 /// Reads a configuration text; `base` is what relative paths are relative to.
-pub fn read(name: &str, text: &str, base: &Path) -> Result<SidecarSettings, Vec<Problem>> {
+pub fn read(
+    name: &str,
+    text: &str,
+    base: &Path,
+    environment: Environment<'_>,
+) -> Result<SidecarSettings, Vec<Problem>> {
     let (raw, mut problems) = read_one::<Raw>(name, text, FIELDS);
     let Some(raw) = raw else { return Err(problems) };
-    let mut reader = Reader { base, faults: Vec::new() };
+    let mut reader = Reader { base, environment, faults: Vec::new() };
     let settings = reader.settings(raw);
     let known: Vec<String> = problems.iter().map(|problem| problem.fault.path.clone()).collect();
     let new = reader.faults.into_iter().filter(|fault| !known.contains(&fault.path));
@@ -169,6 +176,7 @@ pub fn read(name: &str, text: &str, base: &Path) -> Result<SidecarSettings, Vec<
 
 struct Reader<'a> {
     base: &'a Path,
+    environment: Environment<'a>,
     faults: Vec<Fault>,
 }
 
@@ -179,7 +187,6 @@ impl Reader<'_> {
 
     fn settings(&mut self, raw: Raw) -> Option<SidecarSettings> {
         let caller = self.caller(&raw.caller);
-        let directory = self.source(&raw.source);
         let admin_ip = self.parsed::<IpAddr>("admin.address", raw.admin.address.as_deref(), "an IP address");
         let admin = SocketAddr::new(
             admin_ip.unwrap_or(Ipv4Addr::LOCALHOST.into()),
@@ -196,6 +203,7 @@ impl Reader<'_> {
             rotation_grace: self.duration("rotationGrace", raw.rotation_grace.as_deref(), Duration::from_secs(300)),
         };
         let dial = self.dial(&raw);
+        let source = self.source(&raw.source, &dial.resolvers);
         let shutdown_grace = self.duration("shutdownGrace", raw.shutdown_grace.as_deref(), Duration::from_secs(25));
         let log = self.log(&raw.log);
         let forbidden_is_ok = raw.refusal_status == Some(200);
@@ -204,7 +212,7 @@ impl Reader<'_> {
         }
         let caller = caller?;
         Some(SidecarSettings {
-            source: WatchSettings { directory: directory?, caller: caller.key.clone() },
+            source: source?.for_caller(&caller.key),
             proxy: ProxySettings { port, caller: caller.key.clone(), limits, times, dial, forbidden_is_ok },
             admin,
             public: raw.public.directory.map(|directory| self.base.join(directory)),
@@ -219,14 +227,6 @@ impl Reader<'_> {
         let service_account = self.name("caller.serviceAccount", raw.service_account.as_deref(), ServiceAccount::parse);
         let pod = raw.pod.as_deref().and_then(|pod| self.name("caller.pod", Some(pod), ObjectName::parse));
         Some(Caller { key: CallerKey { namespace: namespace?, service_account: service_account?, user: None }, pod })
-    }
-
-    fn source(&mut self, raw: &RawSource) -> Option<PathBuf> {
-        let Some(directory) = raw.file.directory.as_deref().filter(|directory| !directory.is_empty()) else {
-            self.push("source.file.directory", "a directory of CredentialBinding documents; this field is required");
-            return None;
-        };
-        Some(self.base.join(directory))
     }
 
     fn dial(&mut self, raw: &Raw) -> DialSettings {
@@ -348,14 +348,15 @@ mod tests {
     const SMALLEST: &str = "caller: {namespace: ns, serviceAccount: sa}\nsource: {file: {directory: ./b}}\n";
 
     fn paths(text: &str) -> Vec<(Option<usize>, String)> {
-        let problems = read("postern.yaml", text, Path::new("/etc")).err().unwrap_or_default();
+        let problems = read("postern.yaml", text, Path::new("/etc"), &|_| None).err().unwrap_or_default();
         problems.into_iter().map(|problem| (problem.line, problem.fault.path)).collect()
     }
 
     #[test]
     fn the_smallest_file_gets_the_defaults() {
-        let settings = read("postern.yaml", SMALLEST, Path::new("/etc/postern")).unwrap();
-        assert_eq!(settings.source.directory, Path::new("/etc/postern/./b"));
+        let settings = read("postern.yaml", SMALLEST, Path::new("/etc/postern"), &|_| None).unwrap();
+        let SourceSettings::File(source) = &settings.source else { panic!("the file source") };
+        assert_eq!(source.directory, Path::new("/etc/postern/./b"));
         assert_eq!((settings.proxy.port, settings.admin.to_string().as_str()), (15101, "127.0.0.1:15190"));
         assert_eq!(settings.proxy.limits.body, 4_194_304);
         assert!(!settings.proxy.dial.allow_loopback);

@@ -6,6 +6,7 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 
 /// Why no TLS settings could be made.
@@ -37,6 +38,17 @@ pub fn settings(bundle: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> 
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.resumption = Resumption::in_memory_sessions(8);
+    Ok(Arc::new(config))
+}
+
+/// Settings towards a server of our own: TLS 1.3, `bundle` and nothing else is trusted, `alpn` is
+/// offered.
+pub fn own_settings(bundle: &[u8], alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TrustError> {
+    let builder = ClientConfig::builder_with_provider(provider());
+    let builder = builder.with_protocol_versions(&[&TLS13]).map_err(|_| TrustError::Provider)?;
+    let mut config = builder.with_root_certificates(parse_bundle(bundle)?).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 

@@ -3,7 +3,7 @@
 //! Reading everything is what makes it robust: a `..data` swap, an atomic rename, a deletion and
 //! a re-creation are all just "something moved", and no sequence of events can be misread.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -18,6 +18,7 @@ use crate::core::routes::Conflict;
 use crate::core::secret::SecretFault;
 use crate::credential::cache::{Cache, Credentials};
 use crate::credential::source::{Entry, Missing, Snapshot};
+use crate::credential::told::Told;
 use crate::runtime::clock;
 
 /// What to watch, for whom.
@@ -99,7 +100,7 @@ struct Watcher {
     notify: Option<RecommendedWatcher>,
     /// The last good entry of each binding, and since when it is missing.
     last: HashMap<BindingId, (Entry, Option<Instant>)>,
-    told: HashSet<String>,
+    told: Told,
 }
 
 impl Watcher {
@@ -114,7 +115,7 @@ impl Watcher {
         let notify = notify::recommended_watcher(on_event)
             .inspect_err(|error| tracing::warn!(%error, "no file watch can be had (inotify limits?); reading every 500 ms instead"))
             .ok();
-        Self { settings, cache: Cache::default(), notify, last: HashMap::new(), told: HashSet::new() }
+        Self { settings, cache: Cache::default(), notify, last: HashMap::new(), told: Told::default() }
     }
 
     fn run(mut self, wakes: &Receiver<Wake>, mut on_read: OnRead) {
@@ -133,7 +134,9 @@ impl Watcher {
             let loaded = load_bindings(&self.settings.directory);
             let problems = loaded.problems.len() + loaded.clashes.len();
             let (due, conflicts) = self.take(&loaded);
-            self.tell(&loaded.all_problems(), &conflicts);
+            let problems_now = loaded.all_problems();
+            let wrong = problems_now.iter().map(ToString::to_string).chain(conflicts.iter().map(ToString::to_string));
+            self.told.tell(wrong, &self.cache.readers().view());
             pause = match due {
                 Some(due) => due.saturating_duration_since(clock::now()) + Duration::from_millis(1),
                 None if self.notify.is_some() => POLL,
@@ -209,25 +212,6 @@ impl Watcher {
             *entry = good.clone();
         }
         Some(good)
-    }
-
-    /// Logs each thing that is wrong once, and that all is well again.
-    fn tell(&mut self, problems: &[Problem], conflicts: &[Conflict]) {
-        let view = self.cache.readers().view();
-        let unusable = view.credentials().filter_map(|(server, state)| {
-            let refusal = state.err()?;
-            let detail = refusal.detail.as_deref().unwrap_or_default();
-            Some(format!("server {server}: {}: {detail}", refusal.reason))
-        });
-        let documents = problems.iter().map(ToString::to_string).chain(conflicts.iter().map(ToString::to_string));
-        let now: HashSet<String> = documents.chain(unusable).collect();
-        for problem in now.difference(&self.told) {
-            tracing::error!(problem, "a binding cannot be served");
-        }
-        if now.is_empty() && !self.told.is_empty() {
-            tracing::info!("all bindings can be served");
-        }
-        self.told = now;
     }
 }
 
