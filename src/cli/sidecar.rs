@@ -202,6 +202,7 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
     let admin = OwnedTask::spawn(server.serve(admin));
     let running = bound.serve();
     ready.store(true, Ordering::Release);
+    started.store(source.is_known(), Ordering::Release);
     tracing::info!(endpoint = %endpoint, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
     let source = source.begin(publish, endpoint.port(), started);
     Ok(Sidecar { endpoint, admin: admin_address, running, drain, _admin: admin, _source: source, telemetry })

@@ -44,6 +44,11 @@ impl Prepared {
         }
     }
 
+    /// Whether what is bound is known already.
+    pub(super) fn is_known(&self) -> bool {
+        matches!(self, Self::File(..))
+    }
+
     /// `started` is set once what is bound is known and written.
     pub(super) fn begin(self, publish: Publisher, port: u16, started: Arc<AtomicBool>) -> Source {
         match self {
@@ -51,7 +56,6 @@ impl Prepared {
                 // The receiver lives in the watch's thread.
                 let _received = endpoint.send(port);
                 watch.look_again();
-                started.store(true, Ordering::Release);
                 Source::File { _watch: watch }
             }
             Self::Broker(source) => {
