@@ -4,20 +4,20 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::source::CA_VARIABLE;
 use super::{Environment, FIELDS, Reader, SidecarSettings};
 use crate::api::document::Problem;
 use crate::api::env;
 use crate::api::shape::{self, Fault, Fields, Shape};
 
-/// The variables and the fields that they stand for. `POSTERN_BROKER_CA` stands for the content
-/// of the file that its field names.
+/// The variables and the fields that they stand for; those that the injection never sets are for
+/// a sidecar that is started by other means. `POSTERN_BROKER_CA` stands for the content of the file
+/// that its field names.
 pub const VARIABLES: [(&str, &str); 16] = [
     (env::POD_NAMESPACE, "caller.namespace"),
     (env::SERVICE_ACCOUNT, "caller.serviceAccount"),
     (env::POD_NAME, "caller.pod"),
     (env::BROKER, "source.broker.url"),
-    (CA_VARIABLE, "source.broker.caFile"),
+    (env::BROKER_CA, "source.broker.caFile"),
     ("POSTERN_BROKER_TOKEN_FILE", "source.broker.tokenFile"),
     ("POSTERN_MAX_STALE", "source.broker.maxStale"),
     (env::POD_HARDENED, "source.broker.podHardened"),
@@ -39,12 +39,10 @@ pub fn is_in_pod(environment: Environment<'_>) -> bool {
 /// Reads the settings of a pod's sidecar.
 pub fn of_pod(environment: Environment<'_>) -> Result<SidecarSettings, Vec<Problem>> {
     let mut document = Value::Mapping(Mapping::new());
-    // The kubelet probes, and Prometheus scrapes, the pod's address.
-    put(&mut document, "admin.address", Value::from("0.0.0.0"));
     put(&mut document, "public.directory", Value::from(env::PUBLIC_DIRECTORY));
     for (variable, field) in VARIABLES {
         // An empty one is one that is not set: the downward API has nothing to say.
-        if let Some(text) = environment(variable).filter(|text| !text.is_empty() && variable != CA_VARIABLE) {
+        if let Some(text) = environment(variable).filter(|text| !text.is_empty() && variable != env::BROKER_CA) {
             put(&mut document, field, value(&text, kind(FIELDS, field)));
         }
     }
@@ -166,6 +164,14 @@ mod tests {
         assert_eq!(broker.resolvers.len(), 2);
     }
 
+    /// What the webhook writes into a pod is what is read here.
+    #[test]
+    fn every_variable_of_the_injection_is_known() {
+        let unknown = |name: &&&str| !VARIABLES.iter().any(|(variable, _)| variable == *name);
+        // The pod's UID is for people who look at the pod.
+        assert_eq!(env::SIDECAR.iter().filter(unknown).collect::<Vec<_>>(), [&env::POD_UID]);
+    }
+
     #[test]
     fn every_fault_names_its_variable() {
         let problems = read(&[
@@ -184,8 +190,8 @@ mod tests {
             named,
             [
                 "POD_NAMESPACE",
-                "POSTERN_BROKER_CA",
                 "POSTERN_BROKER",
+                "POSTERN_BROKER_CA",
                 "POSTERN_ENDPOINT_PORT",
                 "POSTERN_POD_HARDENED",
                 "POSTERN_RESOLVERS",

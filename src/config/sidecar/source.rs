@@ -59,9 +59,6 @@ struct RawBroker {
     servers: Option<Vec<String>>,
 }
 
-/// Holds the broker's CA certificates where no file does: there is none in a pod.
-pub(super) const CA_VARIABLE: &str = env::BROKER_CA;
-
 /// A source, but for whose it is.
 pub(super) enum Source {
     File(PathBuf),
@@ -120,11 +117,11 @@ impl Reader<'_> {
     fn ca(&mut self, file: Option<&str>) -> Option<Arc<[u8]>> {
         let pem = match file {
             Some(file) => std::fs::read(self.base.join(file)).ok(),
-            None => (self.environment)(CA_VARIABLE).map(String::into_bytes),
+            None => (self.environment)(env::BROKER_CA).map(String::into_bytes),
         };
         let pem = pem.filter(|pem| tls::client::parse_bundle(pem).is_ok());
         if pem.is_none() {
-            let expected = format!("a file of CA certificates (PEM), or such certificates in {CA_VARIABLE}");
+            let expected = format!("a file of CA certificates (PEM), or such certificates in {}", env::BROKER_CA);
             self.push("source.broker.caFile", expected);
         }
         pem.map(Arc::from)
