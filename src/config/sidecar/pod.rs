@@ -39,6 +39,8 @@ pub fn is_in_pod(environment: Environment<'_>) -> bool {
 /// Reads the settings of a pod's sidecar.
 pub fn of_pod(environment: Environment<'_>) -> Result<SidecarSettings, Vec<Problem>> {
     let mut document = Value::Mapping(Mapping::new());
+    // The kubelet probes, and Prometheus scrapes, the pod's address.
+    put(&mut document, "admin.address", Value::from("0.0.0.0"));
     put(&mut document, "public.directory", Value::from(env::PUBLIC_DIRECTORY));
     for (variable, field) in VARIABLES {
         // An empty one is one that is not set: the downward API has nothing to say.
