@@ -1,6 +1,7 @@
 //! Process services that know nothing of MCP (layer 1).
 
 pub mod clock;
+pub mod descriptors;
 pub mod drain;
 pub mod harden;
 pub mod random;

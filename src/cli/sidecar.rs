@@ -20,6 +20,7 @@ use crate::credential::Credential;
 use crate::credential::cache::Credentials;
 use crate::proxy;
 use crate::runtime::clock;
+use crate::runtime::descriptors;
 use crate::runtime::drain::DrainTrigger;
 use crate::runtime::harden::harden;
 use crate::runtime::task::OwnedTask;
@@ -77,6 +78,7 @@ pub(super) fn run(args: &Args) -> u8 {
     }
     logs::init(settings.log);
     harden();
+    descriptors::take_all();
     if let Err(problem) = inherit_proxy(&mut settings) {
         eprintln!("postern: {problem}");
         return INVALID;

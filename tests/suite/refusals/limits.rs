@@ -90,6 +90,20 @@ async fn a_connection_over_the_limit_is_refused() {
     sidecar.until_served("github", &["overloaded"]).await;
 }
 
+/// `limits.connections` is what counts, not the soft limit of open files that the process is given.
+#[tokio::test]
+async fn a_soft_limit_of_descriptors_is_no_limit() {
+    let capture = Capture::start(Protocol::Plain).await;
+    let binding = Binding::new("github").to(&capture).token(unique_secret());
+    let sidecar = Sidecar::for_research().binding(binding).soft_descriptors(64).start().await;
+    let mut agents = Vec::new();
+    for number in 0..100 {
+        let mut agent = sidecar.agent().await;
+        agent.ask(Message::post("github", rpc::list(number))).await.assert_ok();
+        agents.push(agent);
+    }
+}
+
 /// `limits.bodyBudgetBytes`: bodies held in memory together stay within it, and what a call held
 /// is free again when the call is over.
 #[tokio::test]

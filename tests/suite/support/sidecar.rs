@@ -26,6 +26,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     in_its_directory: bool,
     unprivileged: bool,
+    soft_descriptors: Option<usize>,
 }
 
 impl Builder {
@@ -58,6 +59,12 @@ impl Builder {
         self
     }
 
+    /// Starts it with this soft limit of open files.
+    pub fn soft_descriptors(mut self, limit: usize) -> Self {
+        self.soft_descriptors = Some(limit);
+        self
+    }
+
     /// Lays Secrets out as the kubelet mounts them.
     pub fn kubelet_volumes(mut self) -> Self {
         self.layout = Layout::Kubelet;
@@ -69,8 +76,7 @@ impl Builder {
         let files = Files::new(self.layout);
         self.bindings.iter().for_each(|binding| files.add(binding));
         files.write("postern.yaml", serde_yaml::to_string(&self.config).expect("a JSON value is YAML"));
-        let user = self.unprivileged.then(nobody).flatten();
-        let process = Process::start_with(&files, &self.environment, self.in_its_directory, user);
+        let process = Process::start_with(&files, &self);
         let listening = process.listening().await;
         let address = |field: &str| -> SocketAddr {
             let text = listening[field].as_str().unwrap_or_else(|| panic!("no {field} in {listening}"));
@@ -108,6 +114,7 @@ impl Sidecar {
             environment: Vec::new(),
             in_its_directory: false,
             unprivileged: false,
+            soft_descriptors: None,
         }
     }
 
@@ -288,27 +295,33 @@ pub struct Process {
 impl Process {
     /// `postern sidecar --config <files>/postern.yaml`, in an empty environment.
     pub fn start(files: &Files) -> Self {
-        Self::start_with(files, &[], false, None)
+        Self::start_with(files, &Sidecar::for_research())
     }
 
-    fn start_with(files: &Files, environment: &[(String, String)], in_its_directory: bool, user: Option<u32>) -> Self {
-        let mut command = match user {
-            None => Command::new(env!("CARGO_BIN_EXE_postern")),
-            Some(user) => {
-                let mut command = Command::new(files.handed_to(user, Path::new(env!("CARGO_BIN_EXE_postern"))));
-                command.uid(user).gid(user);
-                command
+    fn start_with(files: &Files, how: &Builder) -> Self {
+        let user = how.unprivileged.then(nobody).flatten();
+        let built = Path::new(env!("CARGO_BIN_EXE_postern"));
+        let postern = user.map_or(built.to_owned(), |user| files.handed_to(user, built));
+        let mut command = match how.soft_descriptors {
+            None => Command::new(postern),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -S -n {limit} && exec \"$0\" \"$@\"")]).arg(postern);
+                shell
             }
         };
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
         command.args(["sidecar", "--log-level", "trace", "--config"]);
-        if in_its_directory {
+        if how.in_its_directory {
             command.arg("postern.yaml").current_dir(files.path(""));
         } else {
             command.arg(files.path("postern.yaml"));
         }
         let mut child = command
             .env_clear()
-            .envs(environment.iter().cloned())
+            .envs(how.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
