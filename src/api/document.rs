@@ -143,21 +143,29 @@ struct Part<'a> {
     line: usize,
 }
 
-/// Splits at the `---` lines; YAML allows them nowhere else at the beginning of a line.
+/// Splits at the lines that begin with `---`; YAML allows them nowhere else. A document may begin on
+/// such a line.
 fn parts(text: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut at) = (0, 1, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let end = at + line.len();
-        if line.trim_end() == "---" || line.starts_with("--- ") {
+        if let Some(rest) = behind_marker(line) {
             parts.push(Part { text: text.get(start..at).unwrap_or_default(), line: start_line });
-            (start, start_line) = (end, number + 2);
+            (start, start_line) = if rest.trim().is_empty() { (end, number + 2) } else { (at, number + 1) };
         }
         at = end;
     }
     parts.push(Part { text: text.get(start..).unwrap_or_default(), line: start_line });
-    parts.retain(|part| part.text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')));
+    let tells =
+        |line: &str| !matches!(behind_marker(line).unwrap_or(line).trim_start().chars().next(), None | Some('#'));
+    parts.retain(|part| part.text.lines().any(tells));
     parts
+}
+
+/// What follows the marker of a new document, if the line begins with one.
+fn behind_marker(line: &str) -> Option<&str> {
+    line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 impl Part<'_> {
@@ -205,5 +213,17 @@ mod tests {
         assert!(lines.iter().any(|(line, path)| *line == Some(16) && path.is_empty()), "{lines:?}");
         assert_eq!(lines.last().map(|l| l.0), Some(Some(18)));
         assert!(problems.first().unwrap().to_string().starts_with("x.yaml:11: spec.server.command: expected no stdio"));
+    }
+
+    #[test]
+    fn a_document_may_begin_on_the_line_of_its_marker() {
+        let text = "# none\n--- # none either\n---\n--- {spec: 1}\n---\t[]\n--- |\n  text\n";
+        let (bindings, problems) = read_bindings("x.yaml", text);
+        assert!(bindings.is_empty());
+        let mut lines: Vec<_> = problems.iter().filter_map(|problem| problem.line).collect();
+        lines.dedup();
+        assert_eq!(lines, [4, 5, 6], "{problems:?}");
+        let (_, problems) = read_bindings("x.yaml", "---x: 1\n");
+        assert_eq!(problems.first().and_then(|problem| problem.line), Some(1), "no marker");
     }
 }

@@ -117,9 +117,10 @@ pub fn join(path: &str, field: &str) -> String {
     if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
 }
 
-/// A key as it may be printed: a name, not whatever someone pasted there.
+/// A key as it may be printed: a name, not whatever someone pasted there. No field has a digit in
+/// its name, and a token has.
 fn printable(key: &str) -> String {
-    let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let name = |b: u8| b.is_ascii_alphabetic() || matches!(b, b'-' | b'_');
     if !key.is_empty() && key.len() <= 40 && key.bytes().all(name) {
         key.to_owned()
     } else {
@@ -140,13 +141,16 @@ mod tests {
 
     #[test]
     fn every_fault_is_found_and_no_value_is_quoted() {
-        let mut value: Value = serde_yaml::from_str("name: [sk-live-1]\non: sk-live-2\nlist: [1]\nsub: {port: -1, x: sk-live-3}\ncommand: sk-live-4\nsk live 5: 1").unwrap();
+        let mut value: Value = serde_yaml::from_str("name: [sk-live-1]\non: sk-live-2\nlist: [1]\nsub: {port: -1, x: sk-live-3}\ncommand: sk-live-4\nsk live 5: 1\nsk-live-6: 1").unwrap();
         let mut faults = Vec::new();
         check(&mut value, FIELDS, "", &mut faults);
         let text = format!("{faults:?}");
         assert!(!text.contains("sk"), "{text}");
         let paths: Vec<_> = faults.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(paths, ["name", "on", "list", "sub.port", "sub.x", "command", "(unprintable key)"]);
+        assert_eq!(
+            paths,
+            ["name", "on", "list", "sub.port", "sub.x", "command", "(unprintable key)", "(unprintable key)"]
+        );
         assert_eq!(faults.get(5).map(|f| f.expected.as_str()), Some(NO_STDIO));
         assert_eq!(serde_yaml::to_string(&value).unwrap().trim(), "sub: {}");
     }
