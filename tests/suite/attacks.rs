@@ -4,6 +4,7 @@
 mod addresses;
 mod echoes;
 mod login;
+mod routing;
 mod surroundings;
 mod tokens;
 mod traces;
