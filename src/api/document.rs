@@ -124,7 +124,8 @@ pub fn line_of(text: &str, path: &str) -> Option<usize> {
 fn read<T: for<'de> Deserialize<'de>>(part: &Part<'_>, fields: Fields) -> Result<Option<(T, Vec<Fault>)>, Faults> {
     // The parser's own message may quote a value; only its place is told.
     let broken = |error: &serde_yaml::Error| {
-        let line = error.location().map(|at| at.line() + part.line - 1);
+        // It counts one more at the end of the text, and more at line ends that editors do not know.
+        let line = error.location().map(|at| (at.line() + part.line - 1).min(part.last_line()));
         vec![(line, Fault::new("", "valid YAML without duplicate keys"))]
     };
     let mut value: Value = serde_yaml::from_str(part.text).map_err(|error| broken(&error))?;
@@ -143,6 +144,9 @@ struct Part<'a> {
     line: usize,
 }
 
+/// What ends a line, and so a comment, to the parser.
+const LINE_ENDS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
+
 /// Splits at the lines that begin with `---`; YAML allows them nowhere else. A document may begin on
 /// such a line.
 fn parts(text: &str) -> Vec<Part<'_>> {
@@ -159,7 +163,7 @@ fn parts(text: &str) -> Vec<Part<'_>> {
     parts.push(Part { text: text.get(start..).unwrap_or_default(), line: start_line });
     let tells =
         |line: &str| !matches!(behind_marker(line).unwrap_or(line).trim_start().chars().next(), None | Some('#'));
-    parts.retain(|part| part.text.lines().any(tells));
+    parts.retain(|part| part.text.split(LINE_ENDS).any(tells));
     parts
 }
 
@@ -169,6 +173,10 @@ fn behind_marker(line: &str) -> Option<&str> {
 }
 
 impl Part<'_> {
+    fn last_line(&self) -> usize {
+        self.line + self.text.lines().count().saturating_sub(1)
+    }
+
     fn located(&self, faults: Vec<Fault>) -> Faults {
         faults.into_iter().map(|fault| (self.locate(&fault.path), fault)).collect()
     }
@@ -225,5 +233,16 @@ mod tests {
         assert_eq!(lines, [4, 5, 6], "{problems:?}");
         let (_, problems) = read_bindings("x.yaml", "---x: 1\n");
         assert_eq!(problems.first().and_then(|problem| problem.line), Some(1), "no marker");
+        let (_, problems) = read_bindings("x.yaml", "# a comment\rspec: 1\r");
+        assert_eq!(problems.first().and_then(|problem| problem.line), Some(1), "no comment");
+    }
+
+    #[test]
+    fn a_fault_is_told_at_a_line_that_there_is() {
+        for text in ["a: 2\nb", "a: [\n", "a: 1\r\r\r- b\n", "---\na: 1\n---\na: 2\n$2A"] {
+            let (_, problems) = read_bindings("x.yaml", text);
+            let line = problems.last().and_then(|problem| problem.line);
+            assert_eq!(line, Some(text.lines().count()), "{text:?}: {problems:?}");
+        }
     }
 }

@@ -21,7 +21,7 @@ pub fn check(data: &[u8]) -> &'static str {
     for problem in &problems {
         let told = format!("{problem} {problem:?}");
         assert!(!told.contains(SECRET), "a problem quotes the document: {told}");
-        assert!(problem.line.is_none_or(|line| (1..=lines + 1).contains(&line)), "of {lines} lines: {told}");
+        assert!(problem.line.is_none_or(|line| (1..=lines).contains(&line)), "of {lines} lines: {told}");
     }
     for Located { binding, line, .. } in &bindings {
         assert!((1..=lines).contains(line), "line {line} of {lines}");
