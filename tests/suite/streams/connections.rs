@@ -3,7 +3,9 @@
 use crate::support::agent::Piece;
 use crate::support::answer::{End, Framing};
 use crate::support::capture::Request;
-use crate::support::{Answer, Capture, Message, Protocol, Sidecar, repeated, rpc, within};
+use crate::support::{
+    Answer, Binding, Capture, Message, Protocol, Sidecar, repeated, rpc, unique_secret, within,
+};
 
 use super::{PROTOCOLS, open, scene};
 
@@ -82,19 +84,69 @@ fn with_body<'a>(requests: &'a [Request], body: &str) -> Vec<&'a Request> {
     requests.iter().filter(|request| request.body == body.as_bytes()).collect()
 }
 
-/// A close between calls is no failure: the next call takes another connection.
+/// A close between calls is no failure: the next call takes another connection, and goes out once.
+/// The call is sent the moment the upstream's FIN or RST is on the wire, so that the sidecar learns of
+/// it while it takes the connection, or just before.
 #[tokio::test]
 async fn an_idle_connection_closed_by_the_upstream_costs_nothing() {
-    for (protocol, end) in [(Protocol::Plain, End::Close), (Protocol::Tls, End::Close), (Protocol::Tls, End::Cut)] {
+    for (protocol, end) in [
+        (Protocol::Plain, End::Close),
+        (Protocol::Plain, End::Reset),
+        (Protocol::Tls, End::Close),
+        (Protocol::Tls, End::Cut),
+        (Protocol::Tls, End::Reset),
+    ] {
         let (capture, sidecar) = scene(protocol).await;
-        for number in 0..5 {
+        let mut agent = sidecar.agent().await;
+        for number in 0..20 {
             capture.next(whole_then(end));
-            sidecar.post("github", rpc::list(number)).await.assert_ok();
+            agent.ask(Message::post("github", rpc::call(number, "only-once"))).await.assert_ok();
             capture.hung_up(number).await;
         }
-        let requests = capture.requests();
-        assert_eq!((requests.len(), capture.connections()), (5, 5), "{protocol:?} {end:?}");
+        assert_each_once(&capture, 5);
+        assert_eq!(capture.connections(), 20, "{protocol:?} {end:?}");
     }
+}
+
+/// A server that says how long it keeps a connection is believed, less a margin: one that keeps it for
+/// a second or less is never sent a second call on it, so that none can be lost in its close.
+#[tokio::test]
+async fn a_connection_that_the_server_soon_closes_is_not_used_again() {
+    for (said, expected) in [
+        ("timeout=1", 3),
+        ("timeout=0, max=100", 3),
+        ("max=5, timeout=1", 3),
+        ("timeout=60", 1),
+        ("max=100", 1),
+        ("x", 1),
+    ] {
+        let (capture, sidecar) = scene(Protocol::Tls).await;
+        capture.always(move |_| Answer::full(200, &[("Keep-Alive", said)], "{}"));
+        let mut agent = sidecar.agent().await;
+        for number in 0..3 {
+            agent.ask(Message::post("github", rpc::list(number))).await.assert_ok();
+        }
+        assert_eq!(capture.connections(), expected, "Keep-Alive: {said}");
+    }
+}
+
+/// Where the server does not say, the sidecar lets an idle connection go by itself, before the stacks
+/// that close after five seconds do; another one, to a server that said a minute, is kept meanwhile.
+#[tokio::test]
+async fn an_idle_connection_is_let_go_first() {
+    let (silent, sidecar) = scene(Protocol::Tls).await;
+    let patient = Capture::start(Protocol::Tls).await;
+    patient.always(|_| Answer::full(200, &[("Keep-Alive", "timeout=60")], "{}"));
+    let binding = Binding::new("patient").to(&patient).token(unique_secret());
+    sidecar.files().add(&binding);
+    sidecar.until_served("patient", &["unbound_server", "no_credential"]).await;
+    sidecar.post("github", rpc::list(1)).await.assert_ok();
+    // Neither is called any more, and neither closes by itself.
+    silent.closed(0).await;
+    sidecar.post("patient", rpc::list(2)).await.assert_ok();
+    assert_eq!(patient.connections(), 1, "kept as long as it said");
+    sidecar.post("github", rpc::list(2)).await.assert_ok();
+    assert_eq!((silent.count(), silent.connections()), (2, 2));
 }
 
 /// An answer without `Connection: close`, after which the upstream closes all the same.
