@@ -21,6 +21,9 @@ mod outbound;
 mod relay;
 mod respond;
 
+#[cfg(test)]
+mod panic_tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -29,6 +29,16 @@ pub(super) async fn serve(mut socket: TcpStream, shared: &Arc<Shared>, overloade
     // Without it, small events wait for the agent's acknowledgement.
     let _best_effort = socket.set_nodelay(true);
     let (reader, writer) = socket.split();
+    talk(reader, writer, shared, overloaded).await;
+}
+
+/// The same on anything that can be read and written.
+pub(super) async fn talk<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    reader: R,
+    writer: W,
+    shared: &Arc<Shared>,
+    overloaded: bool,
+) {
     let mut connection = Connection { inbound: Inbound::new(reader), out: Outbound::new(writer), shared };
     let mut drain = shared.drain.clone();
     let serve = async { if overloaded { connection.overloaded().await } else { connection.run().await } };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
 use super::{Shared, connection};
 use crate::runtime::task;
@@ -34,7 +35,8 @@ pub(super) struct Slots {
     excess: Arc<Semaphore>,
 }
 
-enum Slot {
+/// The place of one connection.
+pub(super) enum Slot {
     Regular(OwnedSemaphorePermit),
     Excess(OwnedSemaphorePermit),
 }
@@ -46,7 +48,7 @@ impl Slots {
         Self { regular: Arc::new(Semaphore::new(connections)), excess: Arc::new(Semaphore::new(EXCESS_CONNECTIONS)) }
     }
 
-    fn take(&self) -> Option<Slot> {
+    pub(super) fn take(&self) -> Option<Slot> {
         let regular = Arc::clone(&self.regular).try_acquire_owned().map(Slot::Regular);
         regular.or_else(|_| Arc::clone(&self.excess).try_acquire_owned().map(Slot::Excess)).ok()
     }
@@ -76,14 +78,23 @@ fn admit(socket: TcpStream, shared: &Arc<Shared>, slots: &Slots) {
         tracing::debug!("a connection is dropped: too many");
         return;
     };
-    let shared = Arc::clone(shared);
+    let overloaded = matches!(slot, Slot::Excess(_));
+    let for_it = Arc::clone(shared);
+    start(slot, shared, async move { connection::serve(socket, &for_it, overloaded).await });
+}
+
+/// Serves a connection in a task of its own: a panic ends that one, and nothing else.
+pub(super) fn start<F>(slot: Slot, shared: &Arc<Shared>, serve: F) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let telemetry = Arc::clone(&shared.telemetry);
     task::spawn(async move {
-        let overloaded = matches!(slot, Slot::Excess(_));
-        // Both are given back however this ends, by a panic too.
-        let _counted = Counted::new(&shared.telemetry);
+        // Both are given back however this ends.
+        let _counted = Counted::new(&telemetry);
         let (Slot::Regular(_permit) | Slot::Excess(_permit)) = slot;
-        connection::serve(socket, &shared, overloaded).await;
-    });
+        serve.await;
+    })
 }
 
 /// Counts an open connection for as long as it lives.

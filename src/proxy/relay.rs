@@ -259,7 +259,7 @@ fn reason_for(cut: Outcome) -> Option<Reason> {
         Outcome::Drained => Some(Reason::Draining),
         Outcome::UpstreamGone | Outcome::BadStream => Some(Reason::UpstreamUnreachable),
         Outcome::Idle => Some(Reason::UpstreamTimeout),
-        Outcome::Ok | Outcome::UpstreamError | Outcome::Refused | Outcome::ClientClosed => None,
+        Outcome::Ok | Outcome::UpstreamError | Outcome::Refused | Outcome::ClientClosed | Outcome::Panicked => None,
     }
 }
 

@@ -17,3 +17,48 @@ pub fn harden() {
         tracing::error!(place, "a task panicked; the exchange it served is lost, all others go on");
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use rustix::process::dumpable_behavior;
+
+    use super::*;
+    use crate::telemetry::logs::{self, Format, LogSettings};
+
+    const VALUE: &str = "sesame-9f2c";
+
+    /// Runs in a process of its own, which it changes for good.
+    #[test]
+    #[ignore = "run by the test below"]
+    fn a_hardened_process_that_panics() {
+        logs::init(LogSettings { level: tracing::level_filters::LevelFilter::TRACE, format: Some(Format::Json) });
+        harden();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        let refused: Result<(), String> = Err(VALUE.to_owned());
+        let panics: [fn(&Result<(), String>); 4] = [
+            |_| panic!("{VALUE}"),
+            |refused| refused.clone().expect(VALUE),
+            |refused| assert_eq!(refused.as_ref().err().map(String::as_str), None, "{VALUE}"),
+            |refused| std::panic::panic_any(refused.clone()),
+        ];
+        for panic in panics {
+            let refused = refused.clone();
+            assert!(std::thread::spawn(move || panic(&refused)).join().is_err());
+        }
+    }
+
+    /// A panic tells its place, and not a word of what it was about: that may be a value.
+    #[test]
+    fn a_panic_tells_its_place_alone() {
+        let name = "runtime::harden::tests::a_hardened_process_that_panics";
+        let this = std::env::current_exe().unwrap();
+        let run = Command::new(this).args(["--exact", name, "--ignored", "--nocapture"]).output().unwrap();
+        let (told, rest) = (String::from_utf8_lossy(&run.stderr), String::from_utf8_lossy(&run.stdout));
+        assert!(run.status.success() && rest.contains("1 passed"), "{told}{rest}");
+        assert_eq!(told.matches("a task panicked").count(), 4, "{told}");
+        assert_eq!(told.matches("src/runtime/harden.rs:").count(), 4, "{told}");
+        assert!(!told.contains(VALUE) && !rest.contains(VALUE), "{told}{rest}");
+    }
+}

@@ -1,7 +1,7 @@
 //! One exchange, counted and logged exactly once, when its last byte is through.
 //!
 //! A guard, not a discipline: whoever drops an [`Exchange`] without finishing it says that the
-//! agent went away.
+//! agent went away, or, in a panic, that we lost it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,6 +72,8 @@ pub enum Outcome {
     Rotated,
     /// Ended by our shutdown.
     Drained,
+    /// Lost by a fault of ours.
+    Panicked,
 }
 
 impl Outcome {
@@ -89,6 +91,7 @@ impl Outcome {
             Self::Barred(_) => "barred",
             Self::Rotated => "rotated",
             Self::Drained => "drained",
+            Self::Panicked => "panicked",
         }
     }
 }
@@ -291,7 +294,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.end(Outcome::ClientClosed);
+        self.end(if std::thread::panicking() { Outcome::Panicked } else { Outcome::ClientClosed });
     }
 }
 
