@@ -55,6 +55,8 @@ pub struct Credential {
     pub version: String,
     /// Finds the value in what the upstream sends back.
     pub mask: Mask,
+    /// Whether the value is so short that the mask will find it in ordinary text.
+    pub short: bool,
     /// A CA bundle for the server, PEM.
     pub ca_bundle: Option<Arc<[u8]>>,
     changed: SystemTime,

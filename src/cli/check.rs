@@ -15,7 +15,7 @@ use crate::core::request::{Framing, Head, Target};
 use crate::core::routes::Routes;
 use crate::core::upstream::UpstreamUrl;
 use crate::credential::View;
-use crate::credential::cache::Cache;
+use crate::credential::cache::{Cache, is_short};
 use crate::credential::file::{self, Loaded};
 use crate::credential::source::Missing;
 use crate::runtime::clock;
@@ -24,7 +24,7 @@ use crate::runtime::clock;
 ///
 /// Reads CredentialBinding documents (a directory as `source.file.directory` names it, or single
 /// files) and says everything that is wrong with them, and which credentials are not there.
-/// Never prints a value.
+/// Never prints a value. A very short value is a warning, and changes no exit code.
 ///
 /// Exit codes: 0 all is well; 1 a credential is missing or unusable; 2 a document is wrong.
 #[derive(Debug, clap::Args)]
@@ -125,6 +125,10 @@ fn values(directory: &Path, bindings: &[Located]) -> Vec<Problem> {
         let snapshot = file::snapshot(directory, std::slice::from_ref(located), &caller);
         for entry in snapshot.entries {
             let told = |missing: &Missing| format!("a usable value ({missing})");
+            if is_short(&entry) {
+                let expected = "8 characters or more: masking a shorter value will change ordinary text";
+                eprintln!("warning: {}", located.problem("spec.credential.secretRef", expected));
+            }
             if let Err(missing) = &entry.value {
                 problems.push(located.problem("spec.credential.secretRef", told(missing)));
             }

@@ -21,6 +21,10 @@ use zeroize::Zeroizing;
 
 mod escape;
 
+/// A value shorter than this is found in ordinary text, which is then overwritten. It is masked all
+/// the same: whether it is a secret is not ours to judge.
+pub const SHORT: usize = 8;
+
 /// A derived form shorter than this is left out: it would mask innocent text.
 const MIN_DERIVED: usize = 6;
 

@@ -14,7 +14,7 @@ use super::source::{Entry, Missing, Snapshot, Value};
 use super::{Credential, Life, Slot, View};
 use crate::core::binding::{Binding, Material};
 use crate::core::decide::Refusal;
-use crate::core::mask::Mask;
+use crate::core::mask::{Mask, SHORT};
 use crate::core::name::{BindingId, ServerName};
 use crate::core::reason::Reason;
 use crate::core::routes::{Conflict, Overlap, Route, Routes};
@@ -52,6 +52,10 @@ struct Known {
     credential: Option<Arc<Credential>>,
     /// Replaced values that running answers still hold: a revocation has to reach them too.
     superseded: Vec<Weak<Credential>>,
+    /// The last entry that had a value, and the last that had another one: what a server may still
+    /// hold. Both outlast an absence.
+    valued: Option<Entry>,
+    former: Option<Entry>,
 }
 
 /// When a value changed, and how long it took to come into use.
@@ -72,7 +76,27 @@ impl Age {
 
 impl Known {
     fn new(entry: Entry) -> Self {
-        Self { entry, revision: 0, generation: 0, age: None, credential: None, superseded: Vec::new() }
+        Self {
+            entry,
+            revision: 0,
+            generation: 0,
+            age: None,
+            credential: None,
+            superseded: Vec::new(),
+            valued: None,
+            former: None,
+        }
+    }
+
+    /// Takes note of an entry's value.
+    fn note(&mut self, entry: &Entry) {
+        if entry.value.is_err() {
+            return;
+        }
+        let last = self.valued.replace(entry.clone());
+        if let Some(other) = last.filter(|last| !same_value(last, entry)) {
+            self.former = Some(other);
+        }
     }
 
     /// With a new value, or the same one for a changed binding.
@@ -184,7 +208,8 @@ impl Cache {
         }
         let generation = if same_value { known.generation } else { known.generation + 1 };
         let age = known.age.filter(|_| same_value);
-        match build(&entry, &known.entry, generation, age, now) {
+        known.note(&entry);
+        match build(&entry, known.former.as_ref(), generation, age, now) {
             Ok(credential) => {
                 let credential = Arc::new(credential);
                 let slot = Slot::Usable(Arc::clone(&credential));
@@ -194,7 +219,14 @@ impl Cache {
                 // "Was there, is gone" outlasts the moment it went.
                 let was_there = known.generation > 0 && matches!(entry.value, Err(Missing::Absent(_)));
                 let reason = if was_there { Reason::CredentialRevoked } else { refusal.reason };
-                let emptied = Known { entry, credential: None, superseded: Vec::new(), ..known };
+                let emptied = Known {
+                    entry,
+                    credential: None,
+                    superseded: Vec::new(),
+                    valued: known.valued.clone(),
+                    former: known.former.clone(),
+                    ..known
+                };
                 self.withdrawn.push(known);
                 (emptied, Slot::Unusable(Refusal { reason, ..refusal }))
             }
@@ -216,7 +248,7 @@ fn same_value(a: &Entry, b: &Entry) -> bool {
 
 fn build(
     entry: &Entry,
-    before: &Entry,
+    former: Option<&Entry>,
     generation: u64,
     age: Option<Age>,
     now: SystemTime,
@@ -229,7 +261,8 @@ fn build(
     Ok(Credential {
         header: entry.binding.credential.header.clone(),
         value: header,
-        mask: mask_for(entry, before),
+        mask: mask_for(entry, former),
+        short: is_short(entry),
         generation,
         secret: entry.binding.credential.secret_name().to_string(),
         version: value.version.clone(),
@@ -273,9 +306,14 @@ fn header_for(binding: &Binding, value: &Value) -> Option<HeaderValue> {
 
 /// What must not come back: this value, and the one before it, which a server may still hold and
 /// the issuer still accept.
-fn mask_for(entry: &Entry, before: &Entry) -> Mask {
-    let texts: Vec<_> = [before, entry].into_iter().flat_map(mask_texts).collect();
+fn mask_for(entry: &Entry, former: Option<&Entry>) -> Mask {
+    let texts: Vec<_> = former.into_iter().chain([entry]).flat_map(mask_texts).collect();
     Mask::new(texts.iter().map(|text| text.as_slice()))
+}
+
+/// Whether the mask would find the value in text that has nothing to do with it.
+pub fn is_short(entry: &Entry) -> bool {
+    mask_texts(entry).iter().any(|text| text.len() < SHORT)
 }
 
 /// The token itself, or of `Basic` the password and the encoded pair.

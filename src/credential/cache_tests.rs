@@ -180,3 +180,35 @@ fn a_bar_ends_everything_until_the_next_snapshot() {
     rig.apply(vec![]);
     assert_eq!(rig.lease("a").err(), Some(Reason::CredentialRevoked));
 }
+
+/// What the mask of this lease overwrites of three values.
+fn masks(lease: &Lease) -> [bool; 3] {
+    ["value-one", "value-two", "value-three"].map(|value| {
+        let echo = HeaderValue::from_str(&format!("<{value}>")).unwrap();
+        lease.credential.mask.header(&echo).is_some()
+    })
+}
+
+#[test]
+fn the_former_value_stays_masked_over_an_absence_and_a_changed_binding() {
+    let (mut rig, a, moved) = (Rig(Cache::default()), binding("a", "https://h/"), binding("a", "https://i/"));
+    rig.apply(vec![entry(&a, Some("value-one"))]);
+    assert_eq!(masks(&rig.lease("a").unwrap()), [true, false, false]);
+    rig.apply(vec![entry(&a, None)]);
+    rig.apply(vec![entry(&a, None)]);
+    rig.apply(vec![entry(&a, Some("value-two"))]);
+    assert_eq!(masks(&rig.lease("a").unwrap()), [true, true, false]);
+    rig.apply(vec![entry(&moved, Some("value-two"))]);
+    assert_eq!(masks(&rig.lease("a").unwrap()), [true, true, false]);
+    rig.apply(vec![entry(&moved, Some("value-three"))]);
+    assert_eq!(masks(&rig.lease("a").unwrap()), [false, true, true]);
+}
+
+#[test]
+fn a_short_value_is_known_as_such() {
+    let (mut rig, a) = (Rig(Cache::default()), binding("a", "https://h/"));
+    for (value, expected) in [("1234567", true), ("12345678", false)] {
+        rig.apply(vec![entry(&a, Some(value))]);
+        assert_eq!(rig.lease("a").unwrap().credential.short, expected, "{value}");
+    }
+}

@@ -6,7 +6,11 @@ use super::View;
 
 /// What was said last.
 #[derive(Default)]
-pub(super) struct Told(HashSet<String>);
+pub(super) struct Told {
+    wrong: HashSet<String>,
+    /// The servers whose credentials are suspiciously short.
+    short: HashSet<String>,
+}
 
 impl Told {
     /// Logs each thing that is wrong once, and that all is well again: `problems`, and what
@@ -18,12 +22,18 @@ impl Told {
             Some(format!("server {server}: {}: {detail}", refusal.reason))
         });
         let now: HashSet<String> = problems.chain(unusable).collect();
-        for problem in now.difference(&self.0) {
+        for problem in now.difference(&self.wrong) {
             tracing::error!(problem, "a binding cannot be served");
         }
-        if now.is_empty() && !self.0.is_empty() {
+        if now.is_empty() && !self.wrong.is_empty() {
             tracing::info!("all bindings can be served");
         }
-        self.0 = now;
+        self.wrong = now;
+        let short = view.credentials().filter(|(_, state)| state.is_ok_and(|credential| credential.short));
+        let short: HashSet<String> = short.map(|(server, _)| server.to_owned()).collect();
+        for server in short.difference(&self.short) {
+            tracing::warn!(server, "the credential has less than 8 characters: masking it will change ordinary text");
+        }
+        self.short = short;
     }
 }

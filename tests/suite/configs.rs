@@ -1,6 +1,7 @@
 //! A configuration that is wrong ends the process before it binds a socket, and says all of it.
 
 use std::net::TcpListener;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -219,6 +220,27 @@ async fn other_log_levels_are_faults() {
         assert_eq!(code, Some(2), "{level}: {stderr}");
         assert!(stderr.contains("postern.yaml:6: log.level"), "{level}: {stderr}");
     }
+}
+
+/// `postern check` warns of values that the mask would find everywhere; that is no fault.
+#[tokio::test]
+async fn short_values_are_warned_of() {
+    let files = Files::new(Layout::Files);
+    let bindings = [
+        ("letters", Binding::new("letters").url("https://a.example/1").token("1234567"), true),
+        ("enough", Binding::new("enough").url("https://a.example/2").token("12345678"), false),
+        ("basic", Binding::new("basic").url("https://a.example/3").basic("a-long-user-name", "pass"), true),
+    ];
+    bindings.iter().for_each(|(_, binding, _)| files.add(binding));
+    let run = Command::new(env!("CARGO_BIN_EXE_postern")).arg("check").arg(files.path("bindings")).output();
+    let run = run.expect("the binary runs");
+    let told = String::from_utf8(run.stderr).expect("text");
+    assert_eq!(run.status.code(), Some(0), "{told}");
+    for (name, _, short) in bindings {
+        let warned = |line: &str| line.starts_with("warning: ") && line.contains(&format!("/{name}.yaml:"));
+        assert_eq!(told.lines().any(warned), short, "{name} in\n{told}");
+    }
+    assert!(!told.contains("1234567") && !told.contains("pass"), "{told}");
 }
 
 /// A directory or file that is not there, and an empty configuration, are faults as well.

@@ -220,6 +220,36 @@ async fn both_values_are_masked_around_a_rotation() {
     assert_eq!(agent.until("\n\n").await, format!("data: {}\n\n", "*".repeat(40)));
 }
 
+/// A value that was withdrawn and replaced by another only later is masked like one replaced at once.
+#[tokio::test]
+async fn the_former_value_is_masked_after_an_absence_too() {
+    let (old, new) = (unique_secret(), unique_secret());
+    let (capture, sidecar) = scene(Protocol::Tls, |binding| binding.token(&old)).await;
+    sidecar.post("github", rpc::list(1)).await.assert_ok();
+    sidecar.files().delete_secret("github-secret");
+    sidecar.until_refused("github").await.assert_refused("credential_revoked");
+    sidecar.files().replace_secret("github-secret", "token", new.as_bytes());
+    sidecar.until_served("github", &["credential_revoked"]).await;
+    let shown = format!("{old} {new}");
+    capture.always(move |_| Answer::full(200, &[], shown.clone()));
+    let stars = "*".repeat(40);
+    assert_eq!(sidecar.post("github", rpc::list(1)).await.text(), format!("{stars} {stars}"));
+}
+
+/// A value of a few letters is masked as well, though it stands in ordinary text; whoever runs this is
+/// warned, once.
+#[tokio::test]
+async fn a_short_value_is_masked_and_warned_of() {
+    let (capture, sidecar) = scene(Protocol::Plain, |binding| binding.token("abc")).await;
+    let told = sidecar.diagnostic("less than 8 characters").await;
+    assert!(told.contains("WARN") && told.contains("github"), "{told}");
+    capture.always(|_| Answer::full(200, &[], "the abc of abcd"));
+    assert_eq!(sidecar.post("github", rpc::list(1)).await.text(), "the *** of ***d");
+    sidecar.files().add(&Binding::new("later").to(&capture).url(&capture.url("/later")).token(unique_secret()));
+    sidecar.until_served("later", &["unbound_server", "no_credential"]).await;
+    assert_eq!(sidecar.diagnostics().matches("less than 8 characters").count(), 1);
+}
+
 /// A body that cannot be read cannot be searched: refused, unless the binding consents.
 #[tokio::test]
 async fn a_compressed_answer_is_unscannable() {

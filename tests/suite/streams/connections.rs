@@ -3,9 +3,7 @@
 use crate::support::agent::Piece;
 use crate::support::answer::{End, Framing};
 use crate::support::capture::Request;
-use crate::support::{
-    Answer, Binding, Capture, Message, Protocol, Sidecar, repeated, rpc, unique_secret, within,
-};
+use crate::support::{Answer, Binding, Capture, Message, Protocol, Sidecar, repeated, rpc, unique_secret, within};
 
 use super::{PROTOCOLS, open, scene};
 
