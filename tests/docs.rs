@@ -13,9 +13,12 @@ use std::time::UNIX_EPOCH;
 use postern::api::document::{Located, Problem, read_bindings};
 use postern::api::shape::{Fields, Shape};
 use postern::config::sidecar as config;
+use postern::control::admission::config::KEYS;
+use postern::control::admission::reason::{AdmissionReason, Unchanged};
 use postern::core::binding::Binding;
 use postern::core::reason::{Fault, Reason};
 use postern::telemetry::metrics::broker::BrokerMetrics;
+use postern::telemetry::metrics::controller::ControllerMetrics;
 use postern::telemetry::metrics::{CredentialSample, Metrics, UsableSample};
 
 // === Reading the documentation ===
@@ -180,7 +183,10 @@ fn exposition() -> String {
     broker.reviewed("r");
     broker.certificate("c", UNIX_EPOCH);
     let of_broker = broker.expose(1).unwrap();
-    String::from_utf8([text, of_broker].concat()).unwrap()
+    let controller = ControllerMetrics::new().unwrap();
+    controller.admitted("r", "r", 1.0);
+    let of_controller = controller.expose().unwrap();
+    String::from_utf8([text, of_broker, of_controller].concat()).unwrap()
 }
 
 /// `name type label,label` of each family in an exposition.
@@ -200,7 +206,8 @@ fn families(exposition: &str) -> BTreeSet<String> {
 #[test]
 fn every_metric_family_has_its_row() {
     let exposed = families(&exposition());
-    let source = read("src/telemetry/metrics.rs") + &read("src/telemetry/metrics/broker.rs");
+    let files = ["metrics.rs", "metrics/broker.rs", "metrics/controller.rs"];
+    let source = files.map(|file| read(&format!("src/telemetry/{file}"))).concat();
     let declared: BTreeSet<&str> =
         source.split("\"postern_").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     let missing = declared.iter().find(|name| !exposed.iter().any(|f| f.starts_with(&format!("postern_{name} "))));
@@ -251,6 +258,38 @@ fn the_session_line_is_documented_field_by_field() {
     let causes: BTreeSet<String> = labels.filter_map(|(_, rest)| Some(rest.split('"').next()?.to_owned())).collect();
     let documented: BTreeSet<String> = column("cause");
     assert_eq!(documented, causes);
+}
+
+/// Neither has the admission line.
+#[test]
+fn the_admission_line_is_documented_field_by_field() {
+    let source = read("src/telemetry/admission.rs");
+    let line = source.split("struct Line {").nth(1).and_then(|rest| rest.split("\n}").next()).unwrap();
+    let fields = line.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let declared: BTreeSet<String> =
+        fields.filter_map(|line| line.split_once(':').map(|(name, _)| name.to_owned())).collect();
+    let page = read("docs/metrics.md");
+    let column = |first: &str| tables(&page, first).concat().iter().map(|row| code(cell(row, 0))).collect();
+    let documented: BTreeSet<String> = column("admission field");
+    assert_eq!(documented, declared);
+    let labels = source.lines().filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("=> \""));
+    let results: BTreeSet<String> = labels.filter_map(|(_, rest)| Some(rest.split('"').next()?.to_owned())).collect();
+    let documented: BTreeSet<String> = column("admission result");
+    assert_eq!(documented, results);
+    let unchanged =
+        tables(&page, "admission result").concat().into_iter().find(|row| cell(row, 0) == "`unchanged`").unwrap();
+    let named: Vec<&str> = cell(&unchanged, 1).split('`').skip(1).step_by(2).collect();
+    assert_eq!(named, Unchanged::ALL.map(Unchanged::as_str));
+}
+
+#[test]
+fn every_admission_reason_and_annotation_has_its_row() {
+    let page = read("docs/injection.md");
+    let documented =
+        |first: &str| -> Vec<String> { tables(&page, first).concat().iter().map(|row| code(cell(row, 0))).collect() };
+    let reasons: Vec<&str> = AdmissionReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(documented("admission reason"), reasons);
+    assert_eq!(documented("annotation"), KEYS.map(|key| format!("config.postern.dev/{key}")));
 }
 
 /// `path kind` of each field, parents before their children.

@@ -93,6 +93,11 @@ pub fn config_maps(pod: &Value, namespace: &NamespaceMeta) -> Vec<String> {
     }
 }
 
+/// The stdio servers that ConfigMaps configure.
+pub fn stdio_servers(config_maps: &[ConfigMap]) -> Vec<Fault> {
+    config_maps.iter().flat_map(|map| stdio::check_config_map(&map.name, &map.data)).collect()
+}
+
 fn switch_of(pod: Pod<'_>) -> PodSwitch<'_> {
     PodSwitch { label: pod.label(INJECT), annotation: pod.annotation(INJECT) }
 }
@@ -123,7 +128,7 @@ fn decided(
     }
     let mut faults = rules::check(pod, &settings.allowed);
     faults.extend(stdio::check(rules::others(pod)));
-    faults.extend(config_maps.iter().flat_map(|map| stdio::check_config_map(&map.name, &map.data)));
+    faults.extend(stdio_servers(config_maps));
     let of_namespace = namespace.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     match config::read(of_namespace, pod.annotations(), settings) {
         Err(more) => faults.extend(more),
@@ -171,7 +176,7 @@ fn calls_loopback_through_a_proxy(container: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod testing;
+pub(in crate::control) mod testing;
 #[cfg(test)]
 #[path = "admission/decision_tests.rs"]
 mod tests;

@@ -1,6 +1,6 @@
 //! Two outputs: diagnostics on standard error, access lines on standard output.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -75,11 +75,15 @@ pub struct AccessLog {
 impl AccessLog {
     /// Writes to standard output.
     pub fn stdout() -> io::Result<Self> {
+        Self::writing_to(io::stdout())
+    }
+
+    /// Writes to `out`.
+    pub fn writing_to(mut out: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, waiting) = sync_channel::<String>(WAITING_LINES);
         let write = move || {
             while let Ok(line) = waiting.recv() {
-                let mut out = io::stdout().lock();
-                // Whoever closed our standard output does not want the lines.
+                // Whoever closed the other end does not want the lines.
                 let _closed = out.write_all(line.as_bytes());
                 while let Ok(line) = waiting.try_recv() {
                     let _closed = out.write_all(line.as_bytes());

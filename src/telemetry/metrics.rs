@@ -13,6 +13,7 @@ use prometheus::{
 use crate::core::reason::Reason;
 
 pub mod broker;
+pub mod controller;
 
 /// The families; fields are private, verbs are the interface.
 #[derive(Debug)]

@@ -37,7 +37,7 @@ refusals! {
         "the namespace enforces injection: remove postern.dev/inject from the pod, or ask whoever owns the namespace";
     /// An unknown key or a bad value.
     InvalidConfig = "invalid_config",
-        "correct the annotation; docs/configuration.md lists all of them";
+        "correct the annotation; docs/injection.md lists all of them";
     /// A value that only the administrator may let through.
     NotAllowed = "not_allowed",
         "ask the platform team to allow it in Postern's settings, or remove it";
