@@ -4,6 +4,7 @@
 
 mod check;
 mod demo;
+mod inject;
 mod sidecar;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ line, the configuration or a document is wrong.";
 enum Command {
     Sidecar(sidecar::Args),
     Check(check::Args),
+    Inject(inject::Args),
     Demo(demo::Args),
 }
 
@@ -49,6 +51,7 @@ pub fn run() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Sidecar(args) => sidecar::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Inject(args) => inject::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     ExitCode::from(code)

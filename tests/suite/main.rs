@@ -13,6 +13,7 @@ mod attacks;
 mod configs;
 mod drain;
 mod echo;
+mod inject;
 mod instruments;
 mod isolation;
 mod legacy;

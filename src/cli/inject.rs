@@ -1,0 +1,267 @@
+//! `postern inject`: what the webhook would do, for manifests.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::{FAILED, INVALID, OK};
+use crate::control::admission::settings::{Allowed, InjectionSettings, PullPolicy, Resources};
+use crate::control::admission::{NamespaceMeta, Outcome, Verdict, decide};
+use crate::core::upstream::{Scheme, UpstreamUrl};
+use crate::tls::client::parse_bundle;
+use read::{Document, Format};
+use tree::Node;
+use workload::Workload;
+
+mod read;
+mod tree;
+mod workload;
+mod write;
+
+/// Add the sidecar to manifests, as the webhook would
+///
+/// Reads YAML or JSON, any number of documents, and prints them all. Pods are changed, and the
+/// templates of Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs and CronJobs, alone or in
+/// a List. Which ones, says the label postern.dev/inject of the pod or its template ("true" or
+/// "false"); for those without it, the namespace's, given with --namespace-label. Whatever is not
+/// changed is printed byte for byte; in what is changed, comments are lost.
+///
+/// Standard error tells what was done with each. Injecting twice changes nothing, and neither does
+/// the webhook afterwards, if it has the same settings.
+///
+/// Exit codes: 0 done; 1 a file cannot be read or nobody reads the output; 2 something is refused
+/// or is no manifest: each cause and its fix stand on standard error, and nothing is printed.
+///
+/// Example: kubectl get deployment agent -o yaml | postern inject --image
+/// registry.example/postern:0.1.0 --broker https://postern-broker.postern.svc:8443 --broker-ca
+/// broker-ca.crt --resolvers 10.96.0.10 | kubectl apply -f -
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Manifests; `-` or none reads standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The sidecar's image
+    #[arg(long, value_parser = image)]
+    image: String,
+    /// When nodes fetch the image: Always, IfNotPresent or Never
+    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
+    image_pull_policy: PullPolicy,
+    /// A Secret to fetch the image with; may be given several times
+    #[arg(long, value_name = "SECRET")]
+    image_pull_secret: Vec<String>,
+    /// Where the sidecar finds the broker: an https URL
+    #[arg(long, value_name = "URL", value_parser = broker)]
+    broker: String,
+    /// The broker's CA certificates, as PEM
+    #[arg(long, value_name = "FILE")]
+    broker_ca: PathBuf,
+    /// The cluster's DNS servers, joined by commas: the sidecar trusts no resolv.conf of the pod
+    ///
+    /// kubectl -n kube-system get service kube-dns -o jsonpath='{.spec.clusterIP}'
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', required = true)]
+    resolvers: Vec<IpAddr>,
+    /// A label of the namespace, such as postern.dev/inject=enabled; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    namespace_label: Vec<(String, String)>,
+    /// An annotation of the namespace: a default of config.postern.dev/...; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    namespace_annotation: Vec<(String, String)>,
+    /// A path of the node that pods may mount; may be given several times
+    #[arg(long, value_name = "PATH")]
+    allow_host_path: Vec<String>,
+}
+
+fn image(text: &str) -> Result<String, &'static str> {
+    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    if good { Ok(text.to_owned()) } else { Err("expected the name of an image") }
+}
+
+fn pull_policy(text: &str) -> Result<PullPolicy, &'static str> {
+    let all = [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never];
+    all.into_iter().find(|policy| policy.as_str() == text).ok_or("expected Always, IfNotPresent or Never")
+}
+
+fn broker(text: &str) -> Result<String, &'static str> {
+    let is_https = UpstreamUrl::parse(text).is_ok_and(|url| url.scheme == Scheme::Https);
+    if is_https { Ok(text.to_owned()) } else { Err("expected an https URL") }
+}
+
+fn pair(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub(super) fn run(args: &Args) -> u8 {
+    match inject(args) {
+        Ok(code) => code,
+        Err(Trouble::Given(texts)) => {
+            for text in &texts {
+                eprintln!("{text}");
+            }
+            let count = texts.len();
+            eprintln!("postern: {count} problem{}; nothing was printed", if count == 1 { "" } else { "s" });
+            INVALID
+        }
+        Err(Trouble::Io(what, error)) => {
+            eprintln!("postern: {what}: {error}");
+            FAILED
+        }
+    }
+}
+
+/// Why nothing is printed.
+enum Trouble {
+    /// What was given is wrong or refused: a line for each.
+    Given(Vec<String>),
+    /// Something cannot be read or written.
+    Io(String, io::Error),
+}
+
+fn inject(args: &Args) -> Result<u8, Trouble> {
+    let injection = Injection { settings: settings(args)?, namespace: namespace(args) };
+    let standard_input = [PathBuf::from("-")];
+    let files = if args.files.is_empty() { &standard_input } else { args.files.as_slice() };
+    let (mut output, mut told, mut problems) = (String::new(), Vec::new(), Vec::new());
+    for file in files {
+        let text = content(file)?;
+        let name = if file.as_os_str() == "-" { "standard input".into() } else { file.display().to_string() };
+        match read::documents(&text) {
+            Ok(documents) => append(&mut output, &injection.file(&name, &text, documents, &mut told, &mut problems)),
+            Err(fault) => problems.push(format!("{name}:{}: expected {}", fault.line, fault.expected)),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Trouble::Given(problems));
+    }
+    for line in told {
+        eprintln!("{line}");
+    }
+    let written = io::stdout().write_all(output.as_bytes()).and_then(|()| io::stdout().flush());
+    written.map(|()| OK).map_err(|error| Trouble::Io("the manifests cannot be written".into(), error))
+}
+
+fn settings(args: &Args) -> Result<InjectionSettings, Trouble> {
+    let broker_ca = content(&args.broker_ca)?;
+    if parse_bundle(broker_ca.as_bytes()).is_err() {
+        let text = format!("--broker-ca {}: expected PEM certificates", args.broker_ca.display());
+        return Err(Trouble::Given(vec![text]));
+    }
+    Ok(InjectionSettings {
+        image: args.image.clone(),
+        image_pull_policy: args.image_pull_policy,
+        image_pull_secrets: args.image_pull_secret.clone(),
+        broker: args.broker.clone(),
+        broker_ca,
+        resolvers: args.resolvers.clone(),
+        resources: Resources::default(),
+        allowed: Allowed { host_paths: args.allow_host_path.clone(), ..Allowed::default() },
+    })
+}
+
+fn namespace(args: &Args) -> NamespaceMeta {
+    let map = |pairs: &[(String, String)]| pairs.iter().cloned().collect::<BTreeMap<_, _>>();
+    NamespaceMeta { labels: map(&args.namespace_label), annotations: map(&args.namespace_annotation) }
+}
+
+fn content(file: &Path) -> Result<String, Trouble> {
+    let read = if file.as_os_str() == "-" {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(file)
+    };
+    read.map_err(|error| Trouble::Io(format!("{} cannot be read", file.display()), error))
+}
+
+/// Puts the documents of one file behind those of another.
+fn append(output: &mut String, text: &str) {
+    if !output.is_empty() && !text.is_empty() {
+        if !output.ends_with('\n') {
+            output.push('\n');
+        }
+        if !text.starts_with("---") {
+            output.push_str("---\n");
+        }
+    }
+    output.push_str(text);
+}
+
+/// What decides about each pod.
+struct Injection {
+    settings: InjectionSettings,
+    namespace: NamespaceMeta,
+}
+
+impl Injection {
+    /// A file's text with the sidecars in it.
+    fn file(
+        &self,
+        name: &str,
+        text: &str,
+        documents: Vec<Document>,
+        told: &mut Vec<String>,
+        problems: &mut Vec<String>,
+    ) -> String {
+        let (mut output, mut at) = (String::new(), 0);
+        for document in documents {
+            let raw = text.get(document.range.clone()).unwrap_or_default();
+            output.push_str(text.get(at..document.range.start).unwrap_or_default());
+            at = document.range.end;
+            let place = format!("{name}:{}", document.line);
+            match self.document(document, &place, told, problems) {
+                Some((format, tree)) => output.push_str(&written(format, &tree, raw)),
+                None => output.push_str(raw),
+            }
+        }
+        output.push_str(text.get(at..).unwrap_or_default());
+        output
+    }
+
+    /// The changed document, if it is changed.
+    fn document(
+        &self,
+        document: Document,
+        place: &str,
+        told: &mut Vec<String>,
+        problems: &mut Vec<String>,
+    ) -> Option<(Format, Node)> {
+        let mut tree = document.tree?;
+        let mut changed = false;
+        for Workload { name, path } in workload::find(&tree) {
+            let pod = workload::at(&mut tree, &path);
+            let value = pod.as_deref().map_or(serde_json::Value::Null, Node::value);
+            let Verdict { outcome, warnings } = decide(&value, &self.namespace, &[], &self.settings);
+            told.extend(warnings.iter().map(|warning| format!("{place}: {name}: warning: {warning}")));
+            match outcome {
+                Outcome::Patched(patch) => match pod.and_then(|pod| pod.apply(&patch)) {
+                    Some(()) => {
+                        changed = true;
+                        told.push(format!("{place}: {name}: injected"));
+                    }
+                    None => problems.push(format!("{place}: {name}: the patch does not fit; this is a bug of Postern")),
+                },
+                Outcome::Unchanged(why) => told.push(format!("{place}: {name}: left alone: {}", why.as_str())),
+                Outcome::Refused(faults) => {
+                    problems.extend(faults.iter().map(|fault| format!("{place}: {name}: {fault}")));
+                }
+            }
+        }
+        changed.then_some((document.format, tree))
+    }
+}
+
+/// A changed document as text, behind the comments that it began with.
+fn written(format: Format, tree: &Node, raw: &str) -> String {
+    if format == Format::Json {
+        return write::json(tree);
+    }
+    let is_comment = |line: &&str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    let mut text: String = raw.split_inclusive('\n').take_while(is_comment).collect();
+    if raw.starts_with(' ') && text.is_empty() {
+        // It began on the marker's line.
+        text.push('\n');
+    }
+    text.push_str(&write::yaml(tree));
+    text
+}
