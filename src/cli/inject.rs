@@ -265,3 +265,72 @@ fn written(format: Format, tree: &Node, raw: &str) -> String {
     text.push_str(&write::yaml(tree));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::sidecar::{SourceSettings, of_pod};
+
+    /// What the webhook writes, the sidecar reads: each variable as it is meant.
+    #[test]
+    fn the_sidecar_reads_what_is_injected() {
+        let annotations = json!({
+            "config.postern.dev/servers": "github, jira",
+            "config.postern.dev/log-level": "debug",
+            "config.postern.dev/shutdown-grace": "7s",
+        });
+        let hard = json!({"runAsNonRoot": true, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        let pod = json!({
+            "metadata": {"labels": {"postern.dev/inject": "true"}, "annotations": annotations},
+            "spec": {"containers": [{"name": "agent", "securityContext": hard}]},
+        });
+        let settings = InjectionSettings {
+            image: "i".into(),
+            image_pull_policy: PullPolicy::Never,
+            image_pull_secrets: Vec::new(),
+            broker: "https://broker.example:8443".into(),
+            broker_ca: rcgen::generate_simple_self_signed(vec!["broker.example".into()]).unwrap().cert.pem(),
+            resolvers: vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()],
+            resources: Resources::default(),
+            allowed: Allowed::default(),
+        };
+        let verdict = decide(&pod, &NamespaceMeta::default(), &[], &settings);
+        let Outcome::Patched(patch) = verdict.outcome else { panic!("{verdict:?}") };
+        let is_sidecar = |value: &&Value| value.pointer("/0/name") == Some(&json!("postern"));
+        let sidecar = patch.operations().iter().map(|operation| &operation.value).find(is_sidecar).unwrap();
+        let of_pod_fields = HashMap::from([
+            ("metadata.name", "agent-0"),
+            ("metadata.namespace", "research"),
+            ("metadata.uid", "u"),
+            ("spec.serviceAccountName", "research-agent"),
+        ]);
+        let variables: HashMap<String, String> = sidecar[0]["env"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| {
+                let told = one["value"]
+                    .as_str()
+                    .unwrap_or_else(|| of_pod_fields[one["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap()]);
+                (one["name"].as_str().unwrap().to_owned(), told.to_owned())
+            })
+            .collect();
+        let read = of_pod(&|name| variables.get(name).cloned()).unwrap();
+        assert_eq!(read.caller.key.namespace.as_str(), "research");
+        assert_eq!(read.caller.key.service_account.as_str(), "research-agent");
+        assert_eq!(read.shutdown_grace, std::time::Duration::from_secs(7));
+        assert_eq!(read.log.level, tracing::level_filters::LevelFilter::DEBUG);
+        let SourceSettings::Broker(broker) = &read.source else { panic!("{:?}", read.source) };
+        assert_eq!(broker.url.to_string(), "https://broker.example:8443/");
+        assert_eq!(*broker.ca, *settings.broker_ca.as_bytes());
+        assert!(broker.pod.hardened);
+        let servers = broker.pod.servers.iter().flatten().map(ToString::to_string);
+        assert_eq!(servers.collect::<std::collections::BTreeSet<_>>(), ["github", "jira"].map(str::to_owned).into());
+        let resolvers = format!("{:?}", read.proxy.dial.resolvers);
+        assert!(resolvers.contains("10.96.0.10:53") && resolvers.contains("[fd00::a]:53"), "{resolvers}");
+    }
+}

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::pod::{field, objects, text};
 use super::quantity::Quantity;
+use super::reason::printable;
 use crate::api::env;
 
 /// Fields that would change what the container runs or sees.
@@ -40,15 +41,19 @@ pub(super) fn difference(there: &Value, wanted: &Value) -> Option<String> {
 
 /// A variable of ours that is missing, doubled or another one. Those of others may be there: a
 /// cluster sets its proxy on every container.
-fn differing_variable(there: &Value, wanted: &Value) -> Option<&'static str> {
+fn differing_variable(there: &Value, wanted: &Value) -> Option<String> {
     let named = |list: &Value, name: &str| -> Vec<Value> {
         objects(list, "env").iter().filter(|one| text(one, &["name"]) == Some(name)).cloned().collect()
     };
-    env::SIDECAR.into_iter().find(|name| {
+    let present = objects(there, "env").iter().filter_map(|one| text(one, &["name"]));
+    // The sidecar reads more of these than it is ever given.
+    let ours = present.filter(|name| name.starts_with("POSTERN_")).chain(env::SIDECAR);
+    let differs = |name: &&str| {
         let (found, wanted) = (named(there, name), named(wanted, name));
         let may_change = *name == env::POD_HARDENED && found.len() == 1;
         found != wanted && !may_change
-    })
+    };
+    ours.into_iter().find(differs).map(|name| printable(name).to_owned())
 }
 
 /// Whether `found` has everything of `wanted`, the same lists, and maybe more members.

@@ -79,6 +79,7 @@ fn whatever_changes_the_sidecar_is_refused_by_its_name() {
         ("/env/4", other.clone(), "env POSTERN_BROKER"),
         ("/env/-", other, "env POSTERN_BROKER"),
         ("/env/-", json!({"name": "POSTERN_SERVERS", "value": "a"}), "env POSTERN_SERVERS"),
+        ("/env/-", json!({"name": "POSTERN_PUBLIC_DIRECTORY", "value": "/x"}), "env POSTERN_PUBLIC_DIRECTORY"),
         ("/env/0", json!({"name": "POD_NAME", "value": "other"}), "env POD_NAME"),
         ("/volumeMounts/1/readOnly", json!(true), "volumeMounts"),
         ("/volumeMounts/2/mountPath", json!("/elsewhere"), "volumeMounts"),
