@@ -2,9 +2,11 @@
 //! [`core::binding::Binding`](crate::core::binding::Binding).
 
 pub mod binding;
+pub mod crd;
 pub mod document;
 pub mod duration;
 pub mod env;
+pub mod expected;
 pub mod shape;
 
 /// The API group; also the prefix of labels and annotations.

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::expected::*;
 use super::shape::{Fault, Fields, NO_STDIO, Shape};
 use super::{API_VERSION, KIND};
 use crate::core::binding::{self, Binding, CredentialSpec, Format, Material, Server, Transports};
@@ -149,8 +150,6 @@ impl TryFrom<Document> for Binding {
     }
 }
 
-const REQUIRED: &str = "a value; this field is required";
-
 /// Reads field by field and goes on after a fault, so that all are told at once.
 #[derive(Default)]
 struct Faults(Vec<Fault>);
@@ -174,15 +173,20 @@ impl Faults {
         }
     }
 
-    /// Parses each text of a list; `path[2]` names a bad one.
+    /// Parses each text of a list of at most `most`; `path[2]` names a bad one.
     fn each<T, E: ToString>(
         &mut self,
         path: &str,
+        most: usize,
         texts: Option<Vec<String>>,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Vec<T> {
         let mut parsed = Vec::new();
-        for (at, text) in texts.unwrap_or_default().iter().enumerate() {
+        let texts = texts.unwrap_or_default();
+        if texts.len() > most {
+            self.push(path, format!("a list of at most {most}"));
+        }
+        for (at, text) in texts.iter().take(most).enumerate() {
             match parse(text) {
                 Ok(value) => parsed.push(value),
                 Err(expected) => self.push(&format!("{path}[{at}]"), expected),
@@ -202,24 +206,23 @@ impl Faults {
         let namespace = self.name("metadata.namespace", document.metadata.namespace.as_deref(), Namespace::parse);
         let spec = document.spec;
         let accounts = spec.service_accounts.unwrap_or_default();
-        if !(1..=64).contains(&accounts.len()) {
-            self.push("spec.serviceAccounts", "a list of 1 to 64 service account names (no wildcard)");
+        if accounts.is_empty() {
+            self.push("spec.serviceAccounts", ACCOUNTS);
         }
-        let service_accounts = self.each("spec.serviceAccounts", Some(accounts), ServiceAccount::parse);
+        let service_accounts = self.each("spec.serviceAccounts", MAX_ACCOUNTS, Some(accounts), ServiceAccount::parse);
         let server = self.server(spec.server);
         let credential = self.credential(spec.credential);
         let tools = self.tools(spec.tools.unwrap_or_default());
-        let pass_headers = self.each("spec.passHeaders", spec.pass_headers, binding::pass_header);
-        let cookie =
-            |name: &str| binding::is_cookie_name(name).then(|| name.to_owned()).ok_or("a cookie name (RFC 6265 token)");
-        let pass_cookies = self.each("spec.passCookies", spec.pass_cookies, cookie);
+        let pass_headers = self.each("spec.passHeaders", MAX_PASSED, spec.pass_headers, binding::pass_header);
+        let cookie = |name: &str| binding::is_cookie_name(name).then(|| name.to_owned()).ok_or(binding::COOKIE_NAME);
+        let pass_cookies = self.each("spec.passCookies", MAX_PASSED, spec.pass_cookies, cookie);
         let allow_batch = spec.allow_batch.unwrap_or(false);
         if allow_batch && !tools.is_open() {
-            self.push("spec.allowBatch", "false where spec.tools is given: a batch may hide a denied call");
+            self.push("spec.allowBatch", NO_BATCH);
         }
         let credential = credential?;
         if pass_headers.contains(&credential.header) {
-            self.push("spec.passHeaders", "headers other than the one the credential goes into");
+            self.push("spec.passHeaders", OTHER_HEADER);
         }
         Some(Binding {
             id: BindingId { namespace: namespace?, name: name? },
@@ -236,6 +239,9 @@ impl Faults {
 
     fn server(&mut self, spec: ServerSpec) -> Option<Server> {
         let name = self.name("spec.server.name", spec.name.as_deref(), ServerName::parse);
+        if spec.url.as_ref().is_some_and(|url| url.len() > MAX_URL) {
+            self.push("spec.server.url", format!("a URL of at most {MAX_URL} characters"));
+        }
         let url = match spec.url.as_deref().map(UpstreamUrl::parse) {
             None => {
                 self.push("spec.server.url", REQUIRED);
@@ -252,17 +258,14 @@ impl Faults {
             Some(Ok(url)) => Some(url),
         };
         if url.as_ref().is_some_and(|url| url.scheme == Scheme::Http) && spec.allow_plaintext != Some(true) {
-            self.push(
-                "spec.server.url",
-                "an https URL: the credential would travel in clear text; allowPlaintext: true consents to that",
-            );
+            self.push("spec.server.url", HTTPS_WANTED);
         }
         let transports = self.transports(spec.transports);
         let tls = spec.tls.unwrap_or_default();
         let ca_bundle = tls.ca_bundle.and_then(|bundle| self.ca_bundle(bundle));
         let dns = |name: &str| matches!(Host::parse(name), Some(Host::Name(_)));
         if tls.server_name.as_deref().is_some_and(|name| !name.is_empty() && !dns(name)) {
-            self.push("spec.server.tls.serverName", "a DNS name");
+            self.push("spec.server.tls.serverName", TLS_NAME);
         }
         Some(Server {
             name: name?,
@@ -280,15 +283,15 @@ impl Faults {
             "StreamableHTTP" => Ok(true),
             "SSE" => Ok(false),
             other if other.eq_ignore_ascii_case("stdio") => Err(NO_STDIO),
-            _ => Err("StreamableHTTP or SSE"),
+            _ => Err(TRANSPORT),
         };
         let given = transports.as_ref().map_or(1, Vec::len);
-        for streamable in self.each("spec.server.transports", transports, known) {
+        for streamable in self.each("spec.server.transports", MAX_TRANSPORTS, transports, known) {
             found.streamable_http |= streamable;
             found.sse |= !streamable;
         }
         if given == 0 {
-            self.push("spec.server.transports", "at least one of StreamableHTTP and SSE");
+            self.push("spec.server.transports", SOME_TRANSPORT);
         }
         found
     }
@@ -342,7 +345,7 @@ impl Faults {
     ) -> Option<Material> {
         let key = self.name("spec.credential.secretRef.key", reference.key.as_deref(), DataKey::parse);
         if reference.username_key.is_some() || reference.password_key.is_some() {
-            self.push("spec.credential.secretRef", "usernameKey and passwordKey only with type Basic");
+            self.push("spec.credential.secretRef", BASIC_KEYS);
         }
         let default = if kind == Some("Bearer") { "Bearer {token}" } else { "{token}" };
         let format = Format::parse(header.format.as_deref().unwrap_or(default));
@@ -354,10 +357,10 @@ impl Faults {
 
     fn basic(&mut self, secret: Option<ObjectName>, reference: &KeyRef, header: &Header) -> Option<Material> {
         if header.format.is_some() {
-            self.push("spec.credential.header.format", "no format with type Basic (RFC 7617 fixes it)");
+            self.push("spec.credential.header.format", NO_FORMAT);
         }
         if reference.key.is_some() {
-            self.push("spec.credential.secretRef.key", "usernameKey and passwordKey with type Basic");
+            self.push("spec.credential.secretRef.key", NO_TOKEN_KEY);
         }
         // The keys of Kubernetes' own kubernetes.io/basic-auth Secrets.
         let username = reference.username_key.as_deref().or(Some("username"));
@@ -369,8 +372,8 @@ impl Faults {
 
     fn tools(&mut self, tools: Tools) -> ToolPolicy {
         let glob = |text: &str| Glob::parse(text).ok_or(Glob::EXPECTED);
-        let allow = self.each("spec.tools.allow", tools.allow, glob);
-        let deny = self.each("spec.tools.deny", tools.deny, glob);
+        let allow = self.each("spec.tools.allow", MAX_TOOLS, tools.allow, glob);
+        let deny = self.each("spec.tools.deny", MAX_TOOLS, tools.deny, glob);
         ToolPolicy::new(allow, deny)
     }
 }

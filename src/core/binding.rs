@@ -108,14 +108,17 @@ pub struct Format {
 
 impl Format {
     /// The expected form, for error texts.
-    pub const EXPECTED: &'static str = "printable ASCII text with {token} exactly once, such as \"Bearer {token}\"";
+    pub const EXPECTED: &'static str =
+        "printable ASCII text of at most 1024 characters with {token} exactly once, such as \"Bearer {token}\"";
+    /// The longest one.
+    pub const MAX: usize = 1024;
 
     /// Reads `Bearer {token}` and the like.
     pub fn parse(text: &str) -> Option<Self> {
         let (prefix, suffix) = text.split_once("{token}")?;
         let printable = text.bytes().all(|b| (0x20..=0x7e).contains(&b));
         let once = !suffix.contains("{token}") && !prefix.starts_with(' ') && !suffix.ends_with(' ');
-        (printable && once).then(|| Self { prefix: prefix.into(), suffix: suffix.into() })
+        (printable && once && text.len() <= Self::MAX).then(|| Self { prefix: prefix.into(), suffix: suffix.into() })
     }
 }
 
@@ -129,32 +132,75 @@ impl fmt::Display for HeaderFault {
     }
 }
 
-const NOT_A_NAME: HeaderFault = HeaderFault("an HTTP header name (RFC 9110 token)");
+/// The longest header or cookie name of a binding.
+pub const MAX_FIELD_NAME: usize = 256;
+
+/// Why a text is no header name.
+pub const NOT_A_NAME: HeaderFault = HeaderFault("an HTTP header name (RFC 9110 token) of at most 256 characters");
+/// Why a header cannot carry the credential.
+pub const NO_CREDENTIAL_HEADER: HeaderFault =
+    HeaderFault("a header that carries a credential, not one that frames or routes the request");
+/// Why a header of the agent may not go through.
+pub const NO_PASS_HEADER: HeaderFault =
+    HeaderFault("a header that neither frames the request nor looks like a credential (cookies: passCookies)");
+
+fn header_name(text: &str) -> Result<HeaderName, HeaderFault> {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| NOT_A_NAME)?;
+    if text.len() > MAX_FIELD_NAME { Err(NOT_A_NAME) } else { Ok(name) }
+}
 
 /// Reads the name of the header that the credential goes into.
 pub fn credential_header(text: &str) -> Result<HeaderName, HeaderFault> {
-    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| NOT_A_NAME)?;
-    let taken = is_framing(name.as_str()) || is_forwarded(name.as_str()) || name == http::header::COOKIE;
-    if taken {
-        return Err(HeaderFault("a header that carries a credential, not one that frames or routes the request"));
+    let name = header_name(text)?;
+    if NOT_FOR_CREDENTIALS.iter().any(|names| names.have(name.as_str())) {
+        return Err(NO_CREDENTIAL_HEADER);
     }
     Ok(name)
 }
 
 /// Reads the name of an agent's header that may go through.
 pub fn pass_header(text: &str) -> Result<HeaderName, HeaderFault> {
-    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| NOT_A_NAME)?;
-    if is_framing(name.as_str()) || looks_like_credential(name.as_str()) {
-        return Err(HeaderFault(
-            "a header that neither frames the request nor looks like a credential (cookies: passCookies)",
-        ));
+    let name = header_name(text)?;
+    if NOT_PASSED.iter().any(|names| names.have(name.as_str())) {
+        return Err(NO_PASS_HEADER);
     }
     Ok(name)
 }
 
+/// A set of header names in lower case, told by how they look.
+#[derive(Debug)]
+pub struct HeaderNames {
+    /// Whole names.
+    pub names: &'static [&'static str],
+    /// How a name may begin.
+    pub prefixes: &'static [&'static str],
+    /// How a name may end.
+    pub suffixes: &'static [&'static str],
+    /// What may stand anywhere in it.
+    pub parts: &'static [&'static str],
+    /// Names that look like it and are not.
+    pub but: Option<&'static HeaderNames>,
+}
+
+impl HeaderNames {
+    /// Whether `name`, in lower case, is one of them.
+    pub fn have(&self, name: &str) -> bool {
+        let looks = self.names.contains(&name)
+            || self.prefixes.iter().any(|prefix| name.starts_with(prefix))
+            || self.suffixes.iter().any(|suffix| name.ends_with(suffix))
+            || self.parts.iter().any(|part| name.contains(part));
+        looks && !self.but.is_some_and(|but| but.have(name))
+    }
+}
+
+/// What the credential may not go into.
+pub const NOT_FOR_CREDENTIALS: [&HeaderNames; 3] = [&FRAMING, &FORWARDED, &COOKIES];
+/// What of the agent's never goes through.
+pub const NOT_PASSED: [&HeaderNames; 2] = [&FRAMING, &CREDENTIAL_LIKE];
+
 /// Headers that carry the message, not its meaning: never from the agent, never for a credential.
-fn is_framing(name: &str) -> bool {
-    const NAMES: [&str; 14] = [
+const FRAMING: HeaderNames = HeaderNames {
+    names: &[
         "host",
         "content-length",
         "transfer-encoding",
@@ -169,13 +215,16 @@ fn is_framing(name: &str) -> bool {
         "forwarded",
         "via",
         "http2-settings",
-    ];
-    NAMES.contains(&name) || name.starts_with("proxy-connection") || name.starts_with("x-forwarded-")
-}
+    ],
+    prefixes: &["proxy-connection", "x-forwarded-"],
+    suffixes: &[],
+    parts: &[],
+    but: None,
+};
 
 /// Request headers of the agent that always go through.
-pub fn is_forwarded(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
+const FORWARDED: HeaderNames = HeaderNames {
+    names: &[
         "accept",
         "content-type",
         "content-length",
@@ -185,24 +234,45 @@ pub fn is_forwarded(name: &str) -> bool {
         "traceparent",
         "tracestate",
         "baggage",
-    ];
-    NAMES.contains(&name) || (name.starts_with("mcp-") && !looks_like_credential(name))
+    ],
+    prefixes: &["mcp-"],
+    suffixes: &[],
+    parts: &[],
+    but: Some(&CREDENTIAL_LIKE),
+};
+
+/// Cookies have rules of their own: `passCookies`.
+const COOKIES: HeaderNames = HeaderNames { names: &["cookie"], prefixes: &[], suffixes: &[], parts: &[], but: None };
+
+/// They mirror a tool's arguments and have their names (`Mcp-Param-Page-Token`).
+const MIRRORED: HeaderNames =
+    HeaderNames { names: &[], prefixes: &["mcp-param-"], suffixes: &[], parts: &[], but: None };
+
+const CREDENTIAL_LIKE: HeaderNames = HeaderNames {
+    names: &["authorization", "proxy-authorization", "cookie", "set-cookie", "dpop", "x-api-key"],
+    prefixes: &[],
+    suffixes: &["-authorization"],
+    parts: &["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"],
+    but: Some(&MIRRORED),
+};
+
+/// Request headers of the agent that always go through.
+pub fn is_forwarded(name: &str) -> bool {
+    FORWARDED.have(name)
 }
 
 /// Headers that are, or are named like, credentials. Also what counts as "the agent's own token".
 /// `Mcp-Param-*` are not: they mirror a tool's arguments and have their names (`Mcp-Param-Page-Token`).
 pub fn looks_like_credential(name: &str) -> bool {
-    const NAMES: [&str; 6] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "dpop", "x-api-key"];
-    const PARTS: [&str; 8] =
-        ["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"];
-    let named =
-        NAMES.contains(&name) || name.ends_with("-authorization") || PARTS.iter().any(|part| name.contains(part));
-    named && !name.starts_with("mcp-param-")
+    CREDENTIAL_LIKE.have(name)
 }
+
+/// What a cookie's name must be.
+pub const COOKIE_NAME: &str = "a cookie name (RFC 6265 token) of at most 256 characters";
 
 /// Whether `text` can be a cookie's name (RFC 6265: a token).
 pub fn is_cookie_name(text: &str) -> bool {
-    HeaderName::from_bytes(text.as_bytes()).is_ok()
+    header_name(text).is_ok()
 }
 
 #[cfg(test)]
@@ -215,7 +285,12 @@ mod tests {
         assert_eq!(parts("Bearer {token}"), Some(("Bearer ".into(), String::new())));
         assert_eq!(parts("{token}"), Some((String::new(), String::new())));
         assert_eq!(parts("key=\"{token}\""), Some(("key=\"".into(), "\"".into())));
-        for bad in ["", "Bearer", "{token}{token}", "{token} ", " {token}", "a\n{token}", "é{token}", "{Token}"] {
+        let long = |length: usize| format!("{}{{token}}", "a".repeat(length - 7));
+        assert!(parts(&long(Format::MAX)).is_some());
+        let too_long = long(Format::MAX + 1);
+        for bad in
+            ["", "Bearer", "{token}{token}", "{token} ", " {token}", "a\n{token}", "é{token}", "{Token}", &too_long]
+        {
             assert_eq!(parts(bad), None, "{bad}");
         }
     }

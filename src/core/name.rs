@@ -12,8 +12,11 @@ pub struct NameError {
 }
 
 const DNS_LABEL: &str = "a DNS label: 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
-const DNS_SUBDOMAIN: &str = "a DNS name: labels of a-z, 0-9 and '-' joined by '.', at most 253 characters";
-const SECRET_KEY: &str = "a Secret key: 1 to 253 of A-Z, a-z, 0-9, '-', '_' and '.', not '.' or beginning with '..'";
+/// What the name of most Kubernetes objects is.
+pub const DNS_SUBDOMAIN: &str = "a DNS name: labels of a-z, 0-9 and '-' joined by '.', at most 253 characters";
+/// What a key inside a Secret is.
+pub const SECRET_KEY: &str =
+    "a Secret key: 1 to 253 of A-Z, a-z, 0-9, '-', '_' and '.', not '.' or beginning with '..'";
 
 fn is_dns_label(text: &str) -> bool {
     text.len() <= 63 && is_dns_part(text)
@@ -88,12 +91,15 @@ name!(
 name!(
     /// An upstream MCP server as the agent names it: URL segment and metric label.
     ServerName,
-    |text| is_dns_label(text) && !RESERVED_SERVERS.contains(&text),
-    "a DNS label other than register, token and authorize (those are OAuth paths that Postern answers itself)"
+    |text| is_dns_label(text) && !RESERVED_SERVERS.contains(&text), SERVER_NAME
 );
 
+/// What the name of a server is.
+pub const SERVER_NAME: &str =
+    "a DNS label other than register, token and authorize (those are OAuth paths that Postern answers itself)";
+
 /// Server names that would collide with the OAuth paths answered locally.
-const RESERVED_SERVERS: [&str; 3] = ["register", "token", "authorize"];
+pub const RESERVED_SERVERS: [&str; 3] = ["register", "token", "authorize"];
 
 /// One binding, cluster-wide.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

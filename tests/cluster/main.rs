@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests read one variable of their own")]
 #![expect(unreachable_pub, reason = "one binary: pub means that every test may use it")]
 
+mod crd;
 mod server;
 mod support;
 mod tokens;
