@@ -9,6 +9,7 @@ pub mod binding;
 pub mod chunked;
 pub mod decide;
 pub mod mask;
+pub mod material;
 pub mod mcp;
 pub mod message;
 pub mod name;

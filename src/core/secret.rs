@@ -35,6 +35,9 @@ pub enum SecretFault {
     /// White space at an edge is stripped by the receiver: not the same credential any more.
     #[error("the value begins or ends with white space")]
     EdgeSpace,
+    /// RFC 7617: it would move the border between name and password.
+    #[error("the user name contains a colon")]
+    Colon,
     /// More than [`MAX_VALUE_BYTES`].
     #[error("the value is longer than 16384 bytes")]
     TooLong,
@@ -75,6 +78,33 @@ impl SecretValue {
     /// The bytes themselves, to build a header from and nothing else.
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// What a key of a Secret holds, as it was found: not checked yet, as unprintable as a [`SecretValue`], and wiped.
+pub struct SecretBytes(Zeroizing<Box<[u8]>>);
+
+impl SecretBytes {
+    /// Takes the bytes over.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes.into_boxed_slice()))
+    }
+
+    /// The value, if it can be one.
+    pub fn value(&self) -> Result<SecretValue, SecretFault> {
+        SecretValue::parse(self.0.to_vec())
+    }
+
+    /// Whether it can be the user name of RFC 7617.
+    pub fn check_user(&self) -> Result<(), SecretFault> {
+        self.value()?;
+        if self.0.contains(&b':') { Err(SecretFault::Colon) } else { Ok(()) }
+    }
+
+    /// User, colon, password; the user name was checked before.
+    pub fn pair(&self, password: &Self) -> Result<SecretValue, SecretFault> {
+        let (user, password): (&[u8], &[u8]) = (&self.0, &password.0);
+        SecretValue::parse([user, b":", password].concat())
     }
 }
 

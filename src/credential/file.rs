@@ -20,10 +20,11 @@ pub use watch::{FileWatch, OnRead, WatchSettings};
 use super::source::{Entry, Missing, Snapshot, Value};
 use crate::api::document::{Located, Problem, read_bindings};
 use crate::api::shape::Fault;
-use crate::core::binding::{Binding, Material};
+use crate::core::binding::Binding;
+use crate::core::material::{self, Unusable};
 use crate::core::name::{CallerKey, DataKey, DataRef, ObjectName};
 use crate::core::routes::overlap;
-use crate::core::secret::{MAX_VALUE_BYTES, SecretFault, SecretValue};
+use crate::core::secret::{MAX_VALUE_BYTES, SecretBytes};
 
 /// The largest document or CA bundle read.
 const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
@@ -127,32 +128,17 @@ pub fn snapshot(directory: &Path, bindings: &[Located], caller: &CallerKey) -> S
 }
 
 fn read_value(directory: &Path, binding: &Binding) -> Result<Value, Missing> {
-    match &binding.credential.material {
-        Material::Token { secret, .. } => {
-            let (bytes, changed) = read_key(directory, &secret.name, &secret.key)?;
-            value(bytes, changed, &secret.to_string())
-        }
-        Material::Basic { secret, username, password } => {
-            let (mut bytes, changed) = read_key(directory, secret, username)?;
-            let user = SecretValue::parse(bytes.clone())
-                .map_err(|fault| Missing::Invalid(format!("Secret {secret}/{username}"), fault))?;
-            drop(user);
-            if bytes.contains(&b':') {
-                return Err(Missing::Invalid(
-                    format!("Secret {secret}/{username} (a user name without colon, RFC 7617)"),
-                    SecretFault::NotPrintable,
-                ));
-            }
-            let (password_bytes, password_changed) = read_key(directory, secret, password)?;
-            bytes.push(b':');
-            bytes.extend_from_slice(&zeroize::Zeroizing::new(password_bytes));
-            value(bytes, changed.max(password_changed), &format!("{secret}/{password}"))
-        }
-    }
-}
-
-fn value(bytes: Vec<u8>, changed: Option<SystemTime>, name: &str) -> Result<Value, Missing> {
-    let secret = SecretValue::parse(bytes).map_err(|fault| Missing::Invalid(format!("Secret {name}"), fault))?;
+    let name = binding.credential.secret_name();
+    let mut changed = None;
+    let read = |key: &DataKey| {
+        let (bytes, at) = read_key(directory, name, key)?;
+        changed = changed.max(at);
+        Ok(SecretBytes::new(bytes))
+    };
+    let secret = material::value(&binding.credential.material, read).map_err(|unusable| match unusable {
+        Unusable::Source(missing) => missing,
+        Unusable::Invalid(key, fault) => Missing::Invalid(format!("Secret {name}/{key}"), fault),
+    })?;
     let version =
         changed.and_then(|at| jiff::Timestamp::try_from(at).ok()).map(|at| at.to_string()).unwrap_or_default();
     Ok(Value { secret: Arc::new(secret), version, changed })
