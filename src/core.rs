@@ -7,6 +7,7 @@
 pub mod address;
 pub mod binding;
 pub mod chunked;
+pub mod consent;
 pub mod decide;
 pub mod mask;
 pub mod material;
