@@ -1,5 +1,7 @@
 //! The control plane (layer 4): what the controller and the broker do with the API server.
 
 pub mod admission;
+pub mod condition;
+pub mod index;
 pub mod views;
 pub mod webhook;
