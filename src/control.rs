@@ -1,6 +1,7 @@
 //! The control plane (layer 4): what the controller and the broker do with the API server.
 
 pub mod admission;
+pub mod broker;
 pub mod condition;
 pub mod index;
 pub mod views;

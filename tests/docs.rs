@@ -15,6 +15,7 @@ use postern::api::shape::{Fields, Shape};
 use postern::config::sidecar as config;
 use postern::control::admission::config::KEYS;
 use postern::control::admission::reason::{AdmissionReason, Unchanged};
+use postern::control::broker::Refusal as BrokerRefusal;
 use postern::core::binding::Binding;
 use postern::core::reason::{Fault, Reason};
 use postern::telemetry::metrics::broker::BrokerMetrics;
@@ -241,6 +242,15 @@ fn the_access_line_is_documented_field_by_field() {
     let outcomes: BTreeSet<String> = labels.filter_map(|(_, rest)| Some(rest.split('"').next()?.to_owned())).collect();
     let documented: BTreeSet<String> = column("outcome");
     assert_eq!(documented, outcomes);
+}
+
+#[test]
+fn every_refusal_of_the_broker_has_its_row() {
+    let rows = tables(&read("docs/metrics.md"), "broker refusal").concat();
+    let documented: Vec<String> = rows.iter().map(|row| format!("{} {}", code(cell(row, 0)), cell(row, 1))).collect();
+    let status = |refusal: &BrokerRefusal| refusal.status().map_or(String::new(), |status| status.as_u16().to_string());
+    let row = |refusal: &BrokerRefusal| format!("{} {}", refusal.as_str(), status(refusal));
+    assert_eq!(documented, BrokerRefusal::ALL.iter().map(row).collect::<Vec<_>>());
 }
 
 /// The session line has no public type either.
