@@ -128,6 +128,13 @@ struct Line<'a> {
     life_ms: Option<u64>,
 }
 
+#[derive(Deserialize)]
+struct Head<'a> {
+    v: u32,
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct LineItem<'a> {
     #[serde(borrow)]
@@ -201,10 +208,15 @@ fn encoded(value: &Value) -> Zeroizing<String> {
 
 /// Reads one line, with or without its end.
 pub fn decode(line: &[u8]) -> Result<Message, WireError> {
-    let line: Line<'_> = serde_json::from_slice(line).map_err(|_| WireError::Malformed)?;
-    if line.v != VERSION {
+    // Before the rest: of another version or type, its fields may mean anything.
+    let head: Head<'_> = serde_json::from_slice(line).map_err(|_| WireError::Malformed)?;
+    if head.v != VERSION {
         return Err(WireError::Version);
     }
+    if !["hello", "heartbeat", "goodbye", "snapshot"].contains(&&*head.kind) {
+        return Ok(Message::Unknown);
+    }
+    let line: Line<'_> = serde_json::from_slice(line).map_err(|_| WireError::Malformed)?;
     match line.kind {
         "hello" => {
             let millis = |millis: Option<u64>| millis.map(Duration::from_millis).ok_or(WireError::Malformed);

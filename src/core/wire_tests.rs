@@ -69,7 +69,12 @@ fn other_lines_are_told_apart() {
     assert!(hello.len() <= 96, "the buffer never grows");
     assert!(matches!(decode(&encode(&Message::Heartbeat)), Ok(Message::Heartbeat)));
     assert!(matches!(decode(&encode(&Message::Goodbye)), Ok(Message::Goodbye)));
-    assert!(matches!(decode(br#"{"v":1,"type":"later","extra":[1]}"#), Ok(Message::Unknown)));
+    for later in
+        [r#"{"v":1,"type":"later","extra":[1]}"#, r#"{"v":1,"type":"\u006cater","items":"none","heartbeatMs":-1}"#]
+    {
+        assert!(matches!(decode(later.as_bytes()), Ok(Message::Unknown)), "{later}");
+    }
+    assert!(matches!(decode(br#"{"v":2,"type":"heartbeat","items":1}"#), Err(WireError::Version)));
     let cause = br#"{"v":1,"type":"snapshot","items":[{"document":{},"gap":{"cause":"later","text":"t"},"more":1}]}"#;
     let Ok(Message::Snapshot(snapshot)) = decode(cause) else { panic!("a snapshot") };
     assert_eq!(snapshot.items[0].value.as_ref().err().map(|gap| gap.cause), Some(Cause::Other));
