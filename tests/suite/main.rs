@@ -10,6 +10,7 @@
 #![expect(unreachable_pub, reason = "one binary: pub means that every test may use it")]
 
 mod attacks;
+mod broker;
 mod configs;
 mod drain;
 mod echo;

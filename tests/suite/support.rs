@@ -2,6 +2,8 @@
 
 pub mod agent;
 pub mod answer;
+pub mod babbler;
+pub mod broker;
 pub mod capture;
 pub mod certificates;
 pub mod dns;
@@ -20,6 +22,7 @@ pub mod upstream_h2;
 
 pub use agent::Agent;
 pub use answer::Answer;
+pub use broker::Broker;
 pub use capture::{Capture, Protocol};
 pub use documents::Binding;
 pub use message::{Message, rpc};

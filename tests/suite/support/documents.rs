@@ -113,6 +113,11 @@ impl Binding {
         self.ca.as_ref()
     }
 
+    /// The document as the API server would deliver it.
+    pub fn json(&self) -> String {
+        self.document.to_string()
+    }
+
     /// The document.
     pub fn yaml(&self) -> String {
         serde_yaml::to_string(&self.document).expect("a JSON value is YAML")

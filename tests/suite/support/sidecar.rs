@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 
 use super::agent::Agent;
+use super::broker::Broker;
 use super::documents::Binding;
 use super::evidence;
 use super::files::{Files, Layout};
@@ -27,7 +28,13 @@ pub struct Builder {
     in_its_directory: bool,
     unprivileged: bool,
     soft_descriptors: Option<usize>,
+    files: Vec<(&'static str, String)>,
+    in_pod: bool,
+    secrets: Known,
 }
+
+/// Secrets that come from elsewhere than the sidecar's files.
+pub type Known = Arc<Mutex<Vec<String>>>;
 
 impl Builder {
     pub fn binding(mut self, binding: Binding) -> Self {
@@ -45,6 +52,51 @@ impl Builder {
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Takes bindings and values from this broker instead of files.
+    pub fn with_broker(self, broker: &Broker) -> Self {
+        self.stale_after(broker, "1h")
+    }
+
+    /// The same, with `maxStale`.
+    pub fn stale_after(self, broker: &Broker, max_stale: &str) -> Self {
+        let broker_part = json!({
+            "url": broker.url(), "caFile": "broker-ca.pem", "tokenFile": "token", "maxStale": max_stale,
+        });
+        let with_files = self.file("broker-ca.pem", broker.ca()).file("token", broker.token());
+        Self { secrets: broker.secrets(), ..with_files.config("source", json!({"broker": broker_part})) }
+    }
+
+    /// Sets one field of `source.broker`.
+    pub fn broker_field(mut self, field: &str, value: Value) -> Self {
+        self.config["source"]["broker"][field] = value;
+        self
+    }
+
+    /// Writes a file beside the configuration.
+    pub fn file(mut self, name: &'static str, content: String) -> Self {
+        self.files.push((name, content));
+        self
+    }
+
+    /// Starts it as the injection does: the one argument `sidecar`, no configuration, all in the
+    /// environment.
+    pub fn in_pod(mut self, broker: &Broker) -> Self {
+        self.in_pod = true;
+        let free =
+            [("POSTERN_ENDPOINT_PORT", "0"), ("POSTERN_ADMIN_PORT", "0"), ("POSTERN_ADMIN_ADDRESS", "127.0.0.1")];
+        let of_pod = [
+            ("POD_NAMESPACE", "research"),
+            ("SERVICE_ACCOUNT", "research-agent"),
+            ("POD_NAME", "research-agent-0"),
+            ("POD_UID", "0b0e9d0e-8f0a-4a6e-9df0-4ef0a6a0c1f4"),
+            ("POSTERN_LOG_LEVEL", "trace"),
+        ];
+        let whole =
+            free.into_iter().chain(of_pod).fold(self, |builder, (name, value)| builder.environment(name, value));
+        let whole = whole.environment("POSTERN_BROKER", &broker.url()).environment("POSTERN_BROKER_CA", &broker.ca());
+        Self { secrets: broker.secrets(), ..whole.file("token", broker.token()) }
     }
 
     /// Starts it in the directory of its configuration, which is named without one.
@@ -75,6 +127,7 @@ impl Builder {
     pub async fn start(self) -> Sidecar {
         let files = Files::new(self.layout);
         self.bindings.iter().for_each(|binding| files.add(binding));
+        self.files.iter().for_each(|(name, content)| files.write(name, content));
         files.write("postern.yaml", serde_yaml::to_string(&self.config).expect("a JSON value is YAML"));
         let process = Process::start_with(&files, &self);
         let listening = process.listening().await;
@@ -83,7 +136,7 @@ impl Builder {
             text.parse().unwrap_or_else(|_| panic!("{field} is not an address: {text}"))
         };
         let (endpoint, admin) = (address("endpoint"), address("admin"));
-        Sidecar { files, process, endpoint, admin, scrapes: Mutex::default() }
+        Sidecar { files, process, endpoint, admin, scrapes: Mutex::default(), secrets: self.secrets }
     }
 }
 
@@ -94,6 +147,7 @@ pub struct Sidecar {
     endpoint: SocketAddr,
     admin: SocketAddr,
     scrapes: Mutex<Vec<u8>>,
+    secrets: Known,
 }
 
 impl Sidecar {
@@ -115,6 +169,9 @@ impl Sidecar {
             in_its_directory: false,
             unprivileged: false,
             soft_descriptors: None,
+            files: Vec::new(),
+            in_pod: false,
+            secrets: Known::default(),
         }
     }
 
@@ -255,7 +312,8 @@ impl Sidecar {
 
     /// Fails if anything the sidecar wrote holds an upstream secret in any form.
     pub fn assert_no_leak(&self) {
-        let secrets = self.files.secrets();
+        let mut secrets = self.files.secrets();
+        secrets.extend(self.secrets.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         let scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stdout = self.process.stdout.read(Lines::text);
         for (place, text) in
@@ -313,15 +371,16 @@ impl Process {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
-        command.args(["sidecar", "--log-level", "trace", "--config"]);
-        if how.in_its_directory {
-            command.arg("postern.yaml").current_dir(files.path(""));
+        command.env_clear().envs(how.environment.iter().cloned()).arg("sidecar");
+        if how.in_pod {
+            command.env("POSTERN_BROKER_TOKEN_FILE", files.path("token"));
+            command.env("POSTERN_PUBLIC_DIRECTORY", files.path("public"));
+        } else if how.in_its_directory {
+            command.args(["--log-level", "trace", "--config", "postern.yaml"]).current_dir(files.path(""));
         } else {
-            command.arg(files.path("postern.yaml"));
+            command.args(["--log-level", "trace", "--config"]).arg(files.path("postern.yaml"));
         }
         let mut child = command
-            .env_clear()
-            .envs(how.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

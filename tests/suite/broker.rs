@@ -1,0 +1,6 @@
+//! The broker as the source: what it tells is what is served, and what it does not vouch for is
+//! not.
+
+mod babble;
+mod reasons;
+mod stream;
