@@ -2,16 +2,21 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output; everything else logs")]
 
+mod broker;
 mod check;
 mod demo;
 mod inject;
 mod sidecar;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
 use crate::api::document::Problem;
+use crate::api::duration::{DURATION, parse_duration};
+use crate::telemetry::logs::LogSettings;
 
 /// Everything went as asked.
 const OK: u8 = 0;
@@ -41,6 +46,7 @@ line, the configuration or a document is wrong.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Sidecar(sidecar::Args),
+    Broker(Box<broker::Args>),
     Check(check::Args),
     Inject(inject::Args),
     Demo(demo::Args),
@@ -50,6 +56,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Sidecar(args) => sidecar::run(&args),
+        Command::Broker(args) => broker::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -64,6 +71,14 @@ fn tell(problems: &[Problem]) {
     }
     let count = problems.len();
     eprintln!("postern: {count} problem{} in what was given; nothing was started", if count == 1 { "" } else { "s" });
+}
+
+fn level(text: &str) -> Result<LevelFilter, &'static str> {
+    LogSettings::level(text).ok_or("error, warn, info, debug or trace")
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    parse_duration(text).ok_or(DURATION)
 }
 
 /// A variable of the environment that is set to something.

@@ -1,3 +1,4 @@
 //! The configuration file (layer 5): from YAML to each owner's settings, all problems at once.
 
+pub mod broker;
 pub mod sidecar;

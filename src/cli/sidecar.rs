@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
-use super::{FAILED, INVALID, OK, runtime, tell, variable};
+use super::{FAILED, INVALID, OK, level, runtime, tell, variable};
 use crate::api::document::Problem;
 use crate::config::sidecar::{self as config, SidecarSettings};
 use crate::core::decide::Refusal;
@@ -51,10 +51,6 @@ pub(super) struct Args {
     /// Diagnostics from this level on, instead of the configured: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", value_parser = level)]
     log_level: Option<LevelFilter>,
-}
-
-fn level(text: &str) -> Result<LevelFilter, &'static str> {
-    LogSettings::level(text).ok_or("error, warn, info, debug or trace")
 }
 
 pub(super) fn run(args: &Args) -> u8 {

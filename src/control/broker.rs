@@ -9,6 +9,7 @@
 //! The account whose view a stream shows comes from the review of its token alone.
 
 mod admit;
+mod certificate;
 mod connection;
 mod encoding;
 mod identity;
@@ -28,6 +29,9 @@ use tokio_rustls::TlsAcceptor;
 
 use self::admit::Admit;
 pub use self::admit::{Admission, Clock};
+pub use self::certificate::{
+    AuthoritySettings, CertificateError, CertificateFiles, CertificateKeeper, CertificateSource,
+};
 use self::encoding::Encodings;
 pub use self::identity::Identity;
 pub use self::limits::Rate;

@@ -202,10 +202,10 @@ pub enum Due {
     TakeOver,
 }
 
-/// The keys under which signers are kept.
-const KEPT: [&str; 4] = ["ca.crt", "ca.key", "next.crt", "next.key"];
-
 impl Signers {
+    /// The names under which they are kept.
+    pub const NAMES: [&'static str; 4] = ["ca.crt", "ca.key", "next.crt", "next.key"];
+
     /// Reads what [`kept`](Self::kept) gave; `None` if nothing was ever kept there.
     pub fn read(data: &BTreeMap<String, Vec<u8>>) -> Result<Option<Self>, AuthorityError> {
         let text = |name: &str| {
@@ -217,7 +217,7 @@ impl Signers {
             (None, None) => Ok(None),
             _ => Err(AuthorityError::Unreadable),
         };
-        let [certificate, key, next_certificate, next_key] = KEPT;
+        let [certificate, key, next_certificate, next_key] = Self::NAMES;
         let next = pair(next_certificate, next_key)?;
         match pair(certificate, key)? {
             Some(current) => Ok(Some(Self { current, next })),
@@ -228,7 +228,7 @@ impl Signers {
 
     /// What is to be kept, by name. What is not in it is to be removed.
     pub fn kept(&self) -> Vec<(&'static str, Zeroizing<String>)> {
-        let [certificate, key, next_certificate, next_key] = KEPT;
+        let [certificate, key, next_certificate, next_key] = Self::NAMES;
         let mut kept = Vec::new();
         for (authority, certificate, key) in
             [(Some(&self.current), certificate, key), (self.next.as_ref(), next_certificate, next_key)]

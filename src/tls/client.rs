@@ -26,6 +26,12 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
 }
 
+/// Makes it that of libraries that ask the process for one.
+pub fn install_provider() {
+    // An error means that somebody was faster, with the only one there is.
+    let _already = CryptoProvider::install_default((*provider()).clone());
+}
+
 /// Settings that verify against `bundle` alone, or against the system's roots without one.
 /// Offers h2 and http/1.1. Keep one per connection pool: it holds the resumption tickets.
 pub fn settings(bundle: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
