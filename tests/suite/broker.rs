@@ -3,4 +3,5 @@
 
 mod babble;
 mod reasons;
+mod serving;
 mod stream;

@@ -14,6 +14,7 @@ pub mod message;
 pub mod observed;
 pub mod output;
 pub mod parent;
+pub mod reader;
 pub mod refusal;
 pub mod secrets;
 pub mod sidecar;

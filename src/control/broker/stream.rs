@@ -70,7 +70,8 @@ impl Stream {
         let mut drain = self.drain.clone();
         let (mut said_goodbye, mut changed) = (false, true);
         // The first one goes out at once; what changes while one is sent is one change.
-        let (mut next_snapshot, mut next_beat) = (Instant::from(clock::now()), Instant::from(clock::now()));
+        let begun = Instant::from(clock::now());
+        let (mut next_snapshot, mut next_beat) = (begun, begun + heartbeat);
         loop {
             tokio::select! {
                 () = sleep_until(next_snapshot), if changed => {

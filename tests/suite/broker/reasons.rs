@@ -4,6 +4,7 @@
 use postern::core::wire::Cause;
 use serde_json::json;
 
+use crate::support::broker::Setup;
 use crate::support::refusal::{Form, Refusal};
 use crate::support::{
     Binding, Broker, Capture, Message, Protocol, Sidecar, assert_refusal, repeated, rpc, unique_secret,
@@ -22,7 +23,7 @@ fn call(server: &str) -> Vec<u8> {
 #[tokio::test]
 async fn before_the_first_snapshot_the_source_is_not_ready() {
     let capture = Capture::start(Protocol::Tls).await;
-    let broker = Broker::unsynced(crate::support::broker::TIMES).await;
+    let broker = Setup { synced: false, ..Setup::default() }.start().await;
     broker.give(vec![broker.item(&Binding::new("github").to(&capture).token(unique_secret()))]);
     let sidecar = Sidecar::for_research().with_broker(&broker).start().await;
     assert_refusal(&sidecar, &call("github"), refusal("source_not_ready", "")).await;

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern::control::broker::{
-    Admission, Broker as Server, BrokerSettings, NoAnswer, Parts, Rate, Review, Reviewing, Times, Token,
+    Admission, Broker as Server, BrokerSettings, Clock, NoAnswer, Parts, Rate, Review, Reviewing, Times, Token,
 };
 use postern::control::views::Views;
 use postern::core::name::{CallerKey, Namespace, ServiceAccount};
@@ -35,11 +35,12 @@ use super::{evidence, secrets};
 /// A broker. It serves `research-agent` of `research`, and whoever has a token.
 pub struct Broker {
     authority: Authority,
-    address: SocketAddr,
-    times: Times,
+    settings: BrokerSettings,
     views: Views,
     synced: watch::Sender<bool>,
     opinions: Opinions,
+    review: Arc<dyn Review>,
+    clock: Clock,
     log: Arc<SessionLog>,
     secrets: Known,
     running: Option<(Runtime, DrainTrigger)>,
@@ -87,35 +88,72 @@ pub fn account(namespace: &str, name: &str) -> CallerKey {
     CallerKey { namespace, service_account: ServiceAccount::parse(name).expect("a service account"), user: None }
 }
 
-impl Broker {
-    /// Knows the cluster, in which nothing is bound.
-    pub async fn start() -> Self {
-        Self::with(TIMES).await
+/// A broker to be started.
+pub struct Setup {
+    pub settings: BrokerSettings,
+    /// Who is asked about tokens; without it, the table.
+    pub review: Option<Arc<dyn Review>>,
+    pub clock: Clock,
+    /// Whether it knows the cluster, in which nothing is bound.
+    pub synced: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let often = Rate { burst: 1000, per_second: 1000.0 };
+        let settings = BrokerSettings {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            connections: 1000,
+            handshake: Duration::from_secs(5),
+            admission: Admission {
+                // Every connect is looked at: what changes in the table counts at once.
+                remember: Duration::ZERO,
+                account: often,
+                bad_tokens: often,
+                streams_per_account: 1000,
+                reviews: 100,
+            },
+            times: TIMES,
+        };
+        Self { settings, review: None, clock: Arc::new(SystemTime::now), synced: true }
+    }
+}
+
+impl Setup {
+    pub fn times(times: Times) -> Self {
+        let mut setup = Self::default();
+        setup.settings.times = times;
+        setup
     }
 
-    pub async fn with(times: Times) -> Self {
-        let broker = Self::unsynced(times).await;
-        broker.synced.send_replace(true);
-        broker
-    }
-
-    /// Does not know the cluster yet.
-    pub async fn unsynced(times: Times) -> Self {
+    pub async fn start(self) -> Broker {
         let year = Duration::from_secs(365 * 86_400);
         let metrics = BrokerMetrics::new().expect("the families can be declared");
-        let mut broker = Self {
+        let opinions = Opinions::default();
+        let mut broker = Broker {
             authority: Authority::new("the broker's", year, SystemTime::now()).expect("an authority can be made"),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            times,
+            settings: self.settings,
             views: Views::default(),
-            synced: watch::Sender::new(false),
-            opinions: Opinions::default(),
+            synced: watch::Sender::new(self.synced),
+            review: self.review.unwrap_or_else(|| Arc::new(opinions.clone())),
+            opinions,
+            clock: self.clock,
             log: Arc::new(SessionLog::new(metrics, AccessLog::discard())),
             secrets: Known::default(),
             running: None,
         };
         broker.run().await;
         broker
+    }
+}
+
+impl Broker {
+    pub async fn start() -> Self {
+        Setup::default().start().await
+    }
+
+    pub async fn with(times: Times) -> Self {
+        Setup::times(times).start().await
     }
 
     /// Listens where it listened before, if ever.
@@ -130,41 +168,23 @@ impl Broker {
         let runtime = runtime.expect("a runtime can be started");
         let drain = DrainTrigger::new();
         let server = repeated("the broker's port to be free", async || {
-            let bound = runtime.spawn(Server::bind(self.settings(), self.parts(&certificate), drain.watch()));
+            let bound = runtime.spawn(Server::bind(self.settings.clone(), self.parts(&certificate), drain.watch()));
             bound.await.expect("binding does not panic").ok()
         })
         .await;
-        self.address = server.address;
+        self.settings.address = server.address;
         runtime.spawn(server.run());
         self.running = Some((runtime, drain));
-    }
-
-    fn settings(&self) -> BrokerSettings {
-        let often = Rate { burst: 1000, per_second: 1000.0 };
-        BrokerSettings {
-            address: self.address,
-            connections: 1000,
-            handshake: Duration::from_secs(5),
-            admission: Admission {
-                // Every connect is looked at: what changes in the table counts at once.
-                remember: Duration::ZERO,
-                account: often,
-                bad_tokens: often,
-                streams_per_account: 1000,
-                reviews: 100,
-            },
-            times: self.times,
-        }
     }
 
     fn parts(&self, certificate: &Arc<ServerCertificate>) -> Parts {
         Parts {
             views: self.views.clone(),
             synced: self.synced.subscribe(),
-            review: Arc::new(self.opinions.clone()),
+            review: Arc::clone(&self.review),
             certificate: Arc::clone(certificate),
             log: Arc::clone(&self.log),
-            clock: Arc::new(SystemTime::now),
+            clock: Arc::clone(&self.clock),
         }
     }
 
@@ -187,11 +207,11 @@ impl Broker {
     }
 
     pub fn url(&self) -> String {
-        format!("https://localhost:{}", self.address.port())
+        format!("https://localhost:{}", self.settings.address.port())
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.settings.address
     }
 
     pub fn ca(&self) -> String {
@@ -253,7 +273,13 @@ impl Broker {
         Item { value: Err(Gap { cause, text: text.into() }), ..self.item(binding) }
     }
 
-    fn note(&self, secret: &str) {
+    /// Gives exactly this snapshot.
+    pub fn publish(&self, account: &CallerKey, snapshot: &Arc<Snapshot>) {
+        self.views.publish(account, Arc::clone(snapshot));
+    }
+
+    /// Remembers what must stand nowhere.
+    pub fn note(&self, secret: &str) {
         evidence::secret(secret);
         secrets::remember(secret);
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).push(secret.to_owned());
