@@ -11,3 +11,4 @@ mod crd;
 mod server;
 mod support;
 mod tokens;
+mod webhook;

@@ -1,5 +1,6 @@
 //! What the tests in a cluster are built from.
 
+pub mod admission;
 pub mod apiserver;
 pub mod kind;
 
