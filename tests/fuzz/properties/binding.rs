@@ -28,7 +28,10 @@ pub fn check(data: &[u8]) -> &'static str {
         assert_eq!(read_again(binding), *binding);
     }
     if let Some(documents) = documents(&text) {
-        assert!(bindings.len() + problems.len() >= documents, "of {documents} documents, some are passed over");
+        // Where only YAML sees the lines, several documents are refused as one.
+        let odd_lines = text.replace("\r\n", "").contains(['\r', '\u{85}', '\u{2028}', '\u{2029}']);
+        let told = bindings.len() + problems.len();
+        assert!(told >= documents || (odd_lines && told > 0), "of {documents} documents, some are passed over");
     }
     match (bindings.is_empty(), problems.is_empty()) {
         (true, true) => "empty",
