@@ -4,6 +4,8 @@
 //! environment, or spawns a task. Time is an argument, input is bytes, output is
 //! a value. That is what lets every rule be tested as a table.
 
+#![deny(clippy::indexing_slicing, reason = "these read what a hostile agent or upstream sends")]
+
 pub mod address;
 pub mod binding;
 pub mod chunked;

@@ -9,6 +9,8 @@
 //! Every way out of `handler` that is no answer of the upstream is a `Refusal`, and `respond` is
 //! the only place that turns one into bytes.
 
+#![deny(clippy::indexing_slicing, reason = "these read what a hostile agent or upstream sends")]
+
 pub mod dial;
 pub mod upstream;
 
