@@ -598,24 +598,74 @@ fn every_step_of_the_test_command_has_its_row() {
     assert_eq!(documented, steps);
 }
 
+/// The tests that a cell names: `module::function`.
+fn named_tests(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).map(str::to_owned).collect()
+}
+
+/// Whether `function` stands in `source` as a test, and one that runs.
+fn is_test(source: &str, function: &str) -> bool {
+    let wanted = format!("fn {function}(");
+    let mut lines = source.lines().rev().skip_while(|line| !line.contains(&wanted));
+    let found = lines.next().is_some();
+    let above: Vec<&str> = lines.map(str::trim).take_while(|line| line.starts_with(['#', '/'])).collect();
+    let marked = above.iter().any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"));
+    let property = source.contains("proptest! {") && above.iter().all(|line| line.starts_with("//"));
+    found && (marked || property) && !above.iter().any(|line| line.starts_with("#[ignore"))
+}
+
 /// docs/development.md says which test covers what; the tests it names exist.
 #[test]
 fn every_test_that_is_named_exists() {
     let page = read("docs/development.md");
-    let rows = tables(&page, "no.").concat();
-    let named: Vec<String> = rows
-        .iter()
-        .flat_map(|row| cell(row, 2).split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>())
-        .filter(|name| name.contains("::"))
-        .collect();
-    assert!(named.len() > 30, "only {} tests are named", named.len());
-    for name in named {
+    let rows = [tables(&page, "no.").concat(), tables(&page, "attack").concat()].concat();
+    let named: Vec<String> = rows.iter().flat_map(|row| named_tests(cell(row, 2))).collect();
+    assert!(named.len() > 100, "only {} tests are named", named.len());
+    for name in named.into_iter().chain(named_tests(&prose(&page))) {
         let (modules, function) = name.rsplit_once("::").unwrap();
         let path = modules.replace("::", "/");
         let places = ["tests/suite/{}.rs", "src/{}.rs", "src/{}_tests.rs"];
         let files = places.iter().map(|place| root().join(place.replace("{}", &path)));
-        let found = files.filter_map(|file| std::fs::read_to_string(file).ok());
-        let wanted = format!("fn {function}(");
-        assert!(found.into_iter().any(|text| text.contains(&wanted)), "{name}: no such test");
+        let mut found = files.filter_map(|file| std::fs::read_to_string(file).ok());
+        assert!(found.any(|text| is_test(&text, function)), "{name}: no such test");
     }
+}
+
+#[test]
+fn a_test_is_told_from_what_looks_like_one() {
+    let test = "/// A.\n#[tokio::test]\nasync fn a() {}\n";
+    assert!(is_test(test, "a") && !is_test(test, "b") && !is_test("async fn a() {}", "a"));
+    assert!(!is_test("#[test]\n#[ignore = \"x\"]\nfn a() {}", "a") && !is_test("#[test]\nfn b() {}\n\nfn a() {}", "a"));
+    assert!(is_test("proptest! {\n    /// A.\n    fn a(x in 0..3) {}\n}", "a"));
+}
+
+/// The attacks that concern the `endpoint` capture: each has its row, and a test through the binary
+/// in each row; and every test of tests/suite/attacks has its place in one.
+#[test]
+fn every_attack_has_its_tests() {
+    let rows = tables(&read("docs/development.md"), "attack").concat();
+    let numbers: Vec<u8> = rows.iter().map(|row| cell(row, 0).parse().expect("a number")).collect();
+    assert_eq!(numbers, [1, 3, 4, 5, 6, 7, 8, 9, 10, 17, 18, 19, 20, 21, 22, 23, 24, 25, 28, 29]);
+    let mut named = BTreeSet::new();
+    for row in &rows {
+        let tests = named_tests(cell(row, 2));
+        let in_suite = |name: &String| {
+            let file = name.rsplit_once("::").unwrap().0.replace("::", "/");
+            root().join(format!("tests/suite/{file}.rs")).exists()
+        };
+        assert!(tests.iter().any(in_suite), "no test through the binary: {row:?}");
+        named.extend(tests);
+    }
+    let mut tried = 0;
+    for entry in std::fs::read_dir(root().join("tests/suite/attacks")).expect("there are attacks") {
+        let file = entry.unwrap().path();
+        let (module, text) = (file.file_stem().unwrap().to_str().unwrap(), std::fs::read_to_string(&file).unwrap());
+        let functions = text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next());
+        for function in functions.filter(|function| is_test(&text, function)) {
+            let name = format!("attacks::{module}::{function}");
+            assert!(named.contains(&name), "{name} stands in no row of docs/development.md");
+            tried += 1;
+        }
+    }
+    assert!(tried > 30, "only {tried} attacks were found");
 }
