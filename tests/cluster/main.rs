@@ -8,6 +8,7 @@
 #![expect(unreachable_pub, reason = "one binary: pub means that every test may use it")]
 
 mod crd;
+mod policies;
 mod server;
 mod support;
 mod tokens;
