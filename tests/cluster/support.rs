@@ -3,5 +3,6 @@
 pub mod admission;
 pub mod apiserver;
 pub mod kind;
+pub mod pod;
 
 pub use apiserver::ApiServer;

@@ -3,46 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::support::ApiServer;
+use crate::support::pod::Pod;
 
 const AUDIENCE: &str = "postern.dev/broker";
-
-/// A pod that no node will ever run, with its service account, in a namespace of its own.
-struct Pod {
-    namespace: String,
-    uid: String,
-}
-
-impl Pod {
-    fn create(server: &ApiServer) -> Self {
-        let namespace = server.namespace("tokens");
-        let within = format!("/api/v1/namespaces/{namespace}");
-        // No controller makes the `default` one.
-        server.create(&format!("{within}/serviceaccounts"), &json!({"metadata": {"name": "agent"}}));
-        let container = json!({"name": "agent", "image": "none.invalid/agent"});
-        let pod = server.create(
-            &format!("{within}/pods"),
-            &json!({"metadata": {"name": "pod"}, "spec": {"serviceAccountName": "agent", "containers": [container]}}),
-        );
-        Self { namespace, uid: text(&pod, "/metadata/uid") }
-    }
-
-    /// A token of the service account, bound to this pod, as the kubelet projects it.
-    fn token(&self, server: &ApiServer, audience: &str) -> String {
-        let reference = json!({"apiVersion": "v1", "kind": "Pod", "name": "pod", "uid": self.uid});
-        let request = json!({
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"audiences": [audience], "boundObjectRef": reference, "expirationSeconds": 3600},
-        });
-        let path = format!("/api/v1/namespaces/{}/serviceaccounts/agent/token", self.namespace);
-        text(&server.create(&path, &request), "/status/token")
-    }
-}
-
-fn text(object: &Value, pointer: &str) -> String {
-    let value = object.pointer(pointer).and_then(Value::as_str);
-    value.unwrap_or_else(|| panic!("no {pointer} in {object}")).to_owned()
-}
 
 /// The status of a review of the token for this audience.
 fn review(server: &ApiServer, token: &str, audience: &str) -> Value {
@@ -57,8 +20,8 @@ fn review(server: &ApiServer, token: &str, audience: &str) -> Value {
 #[test]
 fn a_token_for_the_broker_tells_its_audience_and_pod() {
     let server = ApiServer::start();
-    let pod = Pod::create(server);
-    let status = review(server, &pod.token(server, AUDIENCE), AUDIENCE);
+    let pod = Pod::alone(server, "tokens");
+    let status = review(server, &pod.token(&[AUDIENCE]), AUDIENCE);
     assert_eq!(status["authenticated"], true, "{status}");
     assert_eq!(status["audiences"], json!([AUDIENCE]), "{status}");
     let user = &status["user"];
@@ -70,8 +33,8 @@ fn a_token_for_the_broker_tells_its_audience_and_pod() {
 #[test]
 fn a_token_for_another_audience_is_not_authenticated() {
     let server = ApiServer::start();
-    let pod = Pod::create(server);
-    let token = pod.token(server, "vault.example");
+    let pod = Pod::alone(server, "tokens");
+    let token = pod.token(&["vault.example"]);
     assert_eq!(review(server, &token, "vault.example")["authenticated"], true, "the token itself is good");
     let status = review(server, &token, AUDIENCE);
     assert_ne!(status["authenticated"], true, "{status}");
@@ -81,9 +44,9 @@ fn a_token_for_another_audience_is_not_authenticated() {
 #[test]
 fn a_token_ends_with_its_pod() {
     let server = ApiServer::start();
-    let pod = Pod::create(server);
-    let token = pod.token(server, AUDIENCE);
-    server.kubectl(&["delete", "pod", "pod", "--namespace", &pod.namespace, "--now"]);
+    let pod = Pod::alone(server, "tokens");
+    let token = pod.token(&[AUDIENCE]);
+    pod.delete();
     let status = review(server, &token, AUDIENCE);
     assert_ne!(status["authenticated"], true, "{status}");
 }

@@ -107,8 +107,7 @@ impl Reader {
     /// Asks for a stream, which it must get.
     pub async fn open(&mut self, token: &str) -> Lines {
         let response = self.ask(Question::with(token)).await;
-        assert_eq!(response.status(), StatusCode::OK);
-        Lines { body: response.into_body(), rest: Vec::new() }
+        Lines::of(response)
     }
 
     /// Asks for a stream, which it must not get: status and word.
@@ -128,6 +127,12 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// Of an answer, which must be one.
+    pub fn of(response: Response<Incoming>) -> Self {
+        assert_eq!(response.status(), StatusCode::OK);
+        Self { body: response.into_body(), rest: Vec::new() }
+    }
+
     /// The next line, or `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
