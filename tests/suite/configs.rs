@@ -107,7 +107,7 @@ fn bad_credentials(pasted: &str) -> Vec<Case> {
             (10, "spec.credential.type", "Bearer, Header or Basic"),
         ),
         bad_credential("inline", &format!("{GOOD}\nvalue: {pasted}"), (12, "spec.credential.value", "no such field")),
-        Case { file: "broken.yaml".into(), text: broken, faults: vec![(2, "", "valid YAML")] },
+        Case { file: "broken.yaml".into(), text: broken, faults: vec![(1, "", "valid YAML")] },
     ]
 }
 

@@ -118,7 +118,7 @@ async fn tunnels_are_refused() {
 #[tokio::test]
 async fn a_path_below_an_exact_binding_is_refused() {
     let (capture, sidecar) = scene().await;
-    for path in ["/github/x", "/github/mcp", "/github/x/", "/github/;x", "/github/%20"] {
+    for path in ["/github/x", "/github/mcp", "/github/x/", "/github/x;y", "/github/%20"] {
         let message = Message::post("github", LIST).target(path).bytes("127.0.0.1");
         assert_refusal(&sidecar, &message, rpc("path_outside_binding", "7")).await;
     }
