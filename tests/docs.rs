@@ -624,7 +624,7 @@ fn every_test_that_is_named_exists() {
     for name in named.into_iter().chain(named_tests(&prose(&page))) {
         let (modules, function) = name.rsplit_once("::").unwrap();
         let path = modules.replace("::", "/");
-        let places = ["tests/suite/{}.rs", "src/{}.rs", "src/{}_tests.rs"];
+        let places = ["tests/suite/{}.rs", "tests/cluster/{}.rs", "src/{}.rs", "src/{}_tests.rs"];
         let files = places.iter().map(|place| root().join(place.replace("{}", &path)));
         let mut found = files.filter_map(|file| std::fs::read_to_string(file).ok());
         assert!(found.any(|text| is_test(&text, function)), "{name}: no such test");
