@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::babbler::{Babbler, Script};
+use crate::support::babbler::{Babbler, Event, Script};
 use crate::support::{Binding, Capture, Protocol, Sidecar, repeated, unique_secret};
 
 /// A snapshot with one binding, as a broker writes it.
@@ -96,4 +96,28 @@ async fn silence_is_noticed() {
         (carried == format!("Bearer {fresh}")).then_some(())
     })
     .await;
+}
+
+/// Before a stream ends there is another one, whose snapshot is in force; only then is the old one
+/// let go. The same on a goodbye.
+#[tokio::test]
+async fn the_next_stream_is_there_before_the_last_one_goes() {
+    let capture = Capture::start(Protocol::Tls).await;
+    let snapshot = line(&snapshot(&Binding::new("github").to(&capture), &unique_secret()));
+    let hello = |life: u64| line(&json!({"v": 1, "type": "hello", "heartbeatMs": 60_000, "lifeMs": life}));
+    let goodbye = line(&json!({"v": 1, "type": "goodbye"}));
+    let babbler = Babbler::start(vec![
+        vec![hello(500), snapshot.clone()],
+        vec![hello(600_000), snapshot.clone(), goodbye],
+        vec![hello(600_000), snapshot],
+    ])
+    .await;
+    let sidecar = sidecar_of(&babbler).await;
+    for (last, next) in [(0, 1), (1, 2)] {
+        let before = babbler.until(Event::Left(last)).await;
+        assert!(before.contains(&Event::Asked(next)), "{before:?}");
+    }
+    sidecar.until_served("github", &["source_not_ready"]).await;
+    let said = sidecar.diagnostics();
+    assert!(!said.contains("the broker is not heard"), "{said}");
 }

@@ -30,8 +30,15 @@ pub struct Babbler {
 
 struct Said {
     scripts: Mutex<VecDeque<Script>>,
-    /// How many requests came.
-    asked: Observed<usize>,
+    streams: Arc<Observed<Vec<Event>>>,
+}
+
+/// What became of a stream; the first has the number 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    Asked(usize),
+    /// The sidecar has let it go.
+    Left(usize),
 }
 
 impl Babbler {
@@ -41,7 +48,7 @@ impl Babbler {
         let acceptor = TlsAcceptor::from(authority.server(&NAMES, &[b"h2"], false));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let address = listener.local_addr().expect("it has an address");
-        let said = Arc::new(Said { scripts: Mutex::new(scripts.into()), asked: Observed::new(0) });
+        let said = Arc::new(Said { scripts: Mutex::new(scripts.into()), streams: Arc::new(Observed::new(Vec::new())) });
         let shared = Arc::clone(&said);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -71,8 +78,16 @@ impl Babbler {
 
     /// Awaits that so many streams have been asked for.
     pub async fn asked(&self, least: usize) {
-        let enough = |asked: &mut usize| (*asked >= least).then_some(());
-        self.said.asked.until(&format!("{least} requests at the broker"), enough).await;
+        self.until(Event::Asked(least - 1)).await;
+    }
+
+    /// Awaits an event, and returns it with all before it.
+    pub async fn until(&self, event: Event) -> Vec<Event> {
+        let seen = |events: &mut Vec<Event>| {
+            let at = events.iter().position(|seen| *seen == event)?;
+            Some(events.iter().take(at + 1).copied().collect())
+        };
+        self.said.streams.until(&format!("{event:?} at the broker"), seen).await
     }
 }
 
@@ -82,20 +97,35 @@ impl Said {
         let mut scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
         let script = if scripts.len() > 1 { scripts.pop_front() } else { scripts.front().cloned() };
         drop(scripts);
-        self.asked.update(|asked| *asked += 1);
-        Response::new(Speech(script.unwrap_or_default().into()))
+        let number = self.streams.update(|events| {
+            let number = events.iter().filter(|event| matches!(event, Event::Asked(_))).count();
+            events.push(Event::Asked(number));
+            number
+        });
+        let pieces = script.unwrap_or_default().into();
+        Response::new(Speech { pieces, number, streams: Arc::clone(&self.streams) })
     }
 }
 
 /// A body that says its pieces and then stays silent for ever.
-struct Speech(VecDeque<Vec<u8>>);
+struct Speech {
+    pieces: VecDeque<Vec<u8>>,
+    number: usize,
+    streams: Arc<Observed<Vec<Event>>>,
+}
+
+impl Drop for Speech {
+    fn drop(&mut self) {
+        self.streams.update(|events| events.push(Event::Left(self.number)));
+    }
+}
 
 impl Body for Speech {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.0.pop_front() {
+        match self.pieces.pop_front() {
             Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece.into())))),
             None => Poll::Pending,
         }
