@@ -3,6 +3,8 @@
 pub mod admission;
 pub mod broker;
 pub mod condition;
+pub mod heard;
 pub mod index;
 pub mod views;
+pub mod watch;
 pub mod webhook;

@@ -18,7 +18,7 @@ use postern::control::admission::reason::{AdmissionReason, Unchanged};
 use postern::control::broker::Refusal as BrokerRefusal;
 use postern::core::binding::Binding;
 use postern::core::reason::{Fault, Reason};
-use postern::telemetry::metrics::broker::BrokerMetrics;
+use postern::telemetry::metrics::broker::{BrokerMetrics, Followed};
 use postern::telemetry::metrics::controller::ControllerMetrics;
 use postern::telemetry::metrics::{CredentialSample, Metrics, UsableSample};
 
@@ -183,6 +183,8 @@ fn exposition() -> String {
     broker.refused("r");
     broker.reviewed("r");
     broker.certificate("c", UNIX_EPOCH);
+    broker.followed(&Followed::default(), 1, 1);
+    broker.watch_failed("k", "c");
     let of_broker = broker.expose(1).unwrap();
     let controller = ControllerMetrics::new().unwrap();
     controller.admitted("r", "r", 1.0);

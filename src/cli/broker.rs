@@ -17,7 +17,9 @@ use super::{FAILED, OK, duration, level, runtime};
 use crate::api::env::ADMIN_PORT;
 use crate::config::broker::{Options, Settings};
 use crate::control::broker::{Broker, CertificateFiles, CertificateKeeper, Parts};
+use crate::control::heard::Heard;
 use crate::control::views::Views;
+use crate::control::watch::{Watch, WatchParts};
 use crate::runtime::clock;
 use crate::runtime::drain::DrainTrigger;
 use crate::runtime::harden::harden;
@@ -38,6 +40,10 @@ use crate::tls::server::ServerCertificate;
 /// It signs its own certificate with an authority that it keeps in a Secret of its namespace. The
 /// Secret must be there, and may be empty: then the authority is made. With --cert-file and
 /// --key-file it uses those instead, and reads them again as they are renewed.
+///
+/// It watches the bindings of the whole cluster, and in each namespace that has one the Secrets labelled
+/// postern.dev/credential: "true" and the ConfigMaps labelled postern.dev/ca-bundle: "true", as far
+/// as a RoleBinding there allows it; where none does, the bindings' calls are refused.
 ///
 /// Standard output: one JSON line per stream, when it ends. Standard error: diagnostics. SIGTERM or
 /// SIGINT sends all sidecars elsewhere and ends when they have gone, or after --shutdown-grace.
@@ -103,6 +109,10 @@ pub(super) struct Args {
     /// Token reviews under way at once
     #[arg(long, value_name = "NUMBER", default_value_t = 64)]
     max_reviews: usize,
+    /// How often each watch on the API server is asked for anew: so soon does the broker see that a right to read
+    /// Secrets was taken back, or that a connection died silently
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    watch_renewal: Duration,
     /// How long sidecars have to go elsewhere at the end
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
     shutdown_grace: Duration,
@@ -173,12 +183,18 @@ impl Running {
         let lines = AccessLog::stdout().map_err(|error| format!("the session log cannot be started: {error}"))?;
         let log = Arc::new(SessionLog::new(metrics, lines));
         let (views, certificate) = (Views::default(), Arc::new(ServerCertificate::default()));
-        // TODO(index): the index fills the views, and says when it has.
-        let (_index, synced) = watch::channel(false);
+        let (watch, heard) = Watch::new(WatchParts {
+            client: client.clone(),
+            views: views.clone(),
+            on_facts: Box::new(|_, _| {}),
+            log: Arc::clone(&log),
+            clock: Arc::new(clock::wall),
+            renewal: args.watch_renewal,
+        });
         let drain = DrainTrigger::new();
         let parts = Parts {
             views: views.clone(),
-            synced: synced.clone(),
+            heard: heard.clone(),
             review: Arc::new(client.clone()),
             certificate: Arc::clone(&certificate),
             log: Arc::clone(&log),
@@ -198,10 +214,14 @@ impl Running {
             clock: Arc::new(clock::wall),
         };
         let ready = Arc::new(AtomicBool::new(true));
-        let probes = probes(&log, views, &certificate, synced, &ready);
+        let probes = probes(&log, views, &certificate, heard, &ready);
         tracing::info!(address = %broker.address, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
-        let tasks =
-            vec![OwnedTask::spawn(probes.serve(admin)), OwnedTask::spawn(keeper.run()), OwnedTask::spawn(broker.run())];
+        let tasks = vec![
+            OwnedTask::spawn(probes.serve(admin)),
+            OwnedTask::spawn(keeper.run()),
+            OwnedTask::spawn(watch.run()),
+            OwnedTask::spawn(broker.run()),
+        ];
         Ok(Self { drain, ready, log, _tasks: tasks })
     }
 
@@ -239,7 +259,7 @@ fn probes(
     log: &Arc<SessionLog>,
     views: Views,
     certificate: &Arc<ServerCertificate>,
-    synced: watch::Receiver<bool>,
+    heard: watch::Receiver<Heard>,
     ready: &Arc<AtomicBool>,
 ) -> Admin {
     let (log, ready) = (Arc::clone(log), Arc::clone(ready));
@@ -248,6 +268,6 @@ fn probes(
     Admin {
         metrics: Box::new(move || log.metrics.expose(views.len()).ok()),
         started: Box::new(move || shown.validity().is_some()),
-        ready: Box::new(move || ready.load(Ordering::Acquire) && valid(&certificate) && *synced.borrow()),
+        ready: Box::new(move || ready.load(Ordering::Acquire) && valid(&certificate) && heard.borrow().bindings),
     }
 }

@@ -37,6 +37,7 @@ pub use self::identity::Identity;
 pub use self::limits::Rate;
 pub use self::refusal::Refusal;
 pub use self::review::{NoAnswer, Review, Reviewing, Token};
+use super::heard::Heard;
 use super::views::Views;
 use crate::runtime::drain::Drain;
 use crate::runtime::task;
@@ -89,8 +90,8 @@ impl Default for Times {
 pub struct Parts {
     /// What each account has.
     pub views: Views,
-    /// Whether the views are those of the cluster as it is.
-    pub synced: watch::Receiver<bool>,
+    /// Whose views are those of the cluster as it is.
+    pub heard: watch::Receiver<Heard>,
     /// Who asks the API server.
     pub review: Arc<dyn Review>,
     /// What is shown to sidecars.
@@ -107,7 +108,7 @@ struct Shared {
     acceptor: TlsAcceptor,
     admit: Admit,
     views: Views,
-    synced: watch::Receiver<bool>,
+    heard: watch::Receiver<Heard>,
     encodings: Arc<Encodings>,
     log: Arc<SessionLog>,
     drain: Drain,
@@ -133,7 +134,7 @@ impl Broker {
             acceptor: TlsAcceptor::from(tls.map_err(io::Error::other)?),
             admit: Admit::new(settings.admission, parts.review, parts.clock),
             views: parts.views,
-            synced: parts.synced,
+            heard: parts.heard,
             encodings: Arc::default(),
             log: parts.log,
             drain,

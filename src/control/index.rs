@@ -19,11 +19,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 pub use facts::{Facts, Standing};
-pub use object::{BundleObject, SecretObject, consent};
+pub use object::{BundleObject, SecretObject, consent, identity};
 pub use refs::{Lack, Missing};
 pub use store::Access;
 
-use self::object::{BindingObject, identity};
+use self::object::BindingObject;
 use self::space::{Space, Touched};
 use super::views::Views;
 use crate::core::name::{BindingId, Namespace, ObjectName};

@@ -5,7 +5,6 @@
 //! the broker cannot be heard, what it told last is used, for at most `maxStale`. The stream is
 //! renewed before it ends, and the new one is there before the old one is let go.
 
-mod backoff;
 mod connect;
 mod entries;
 mod lines;
@@ -26,9 +25,9 @@ use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
 use crate::core::upstream::UpstreamUrl;
 use crate::core::wire::{Message, Snapshot};
+use crate::runtime::backoff::Backoff;
 use crate::runtime::{clock, random};
 use crate::telemetry::exchange::Telemetry;
-use backoff::Backoff;
 use connect::{Connector, Fault, Stream};
 pub use entries::Pod;
 

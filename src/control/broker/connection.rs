@@ -155,15 +155,19 @@ impl Connection {
             return Err(Refusal::NotFound);
         }
         let Some(running) = shared.drain.enter() else { return Err(Refusal::Draining) };
-        if !*shared.synced.borrow() {
+        // Before anyone is asked about a token.
+        if !shared.heard.borrow().bindings {
             return Err(Refusal::SourceNotReady);
         }
         let admitted = shared.admit.admit(request.headers(), self.peer, &shared.log.metrics).await?;
         let identity = admitted.identity;
+        if !shared.heard.borrow().vouches_for(&identity.account.namespace) {
+            return Err(Refusal::SourceNotReady);
+        }
         let (out, pieces) = mpsc::channel(1);
         let stream = Stream {
             view: shared.views.subscribe(&identity.account),
-            synced: shared.synced.clone(),
+            heard: shared.heard.clone(),
             encodings: Arc::clone(&shared.encodings),
             times: shared.settings.times,
             good_for: admitted.good_for,

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Times;
 use super::encoding::{Encodings, line};
+use crate::control::heard::Heard;
 use crate::core::name::CallerKey;
 use crate::core::wire::{Message, Snapshot, Terms};
 use crate::runtime::clock;
@@ -25,7 +26,7 @@ const PIECE: usize = 16 * 1024;
 pub(super) struct Stream {
     pub(super) account: CallerKey,
     pub(super) view: watch::Receiver<Arc<Snapshot>>,
-    pub(super) synced: watch::Receiver<bool>,
+    pub(super) heard: watch::Receiver<Heard>,
     pub(super) encodings: Arc<Encodings>,
     pub(super) times: Times,
     /// The token ends after this.
@@ -87,7 +88,7 @@ impl Stream {
                 },
                 () = sleep_until(next_beat) => {
                     // Who cannot hear the cluster cannot vouch for what was told last.
-                    if *self.synced.borrow() {
+                    if self.heard.borrow().vouches_for(&self.account.namespace) {
                         self.send(line(&Message::Heartbeat)).await?;
                         self.session.heartbeat();
                     }

@@ -66,7 +66,7 @@ pub(super) struct Readable {
 }
 
 /// Which binding the object is.
-pub(super) fn identity(raw: &Value) -> Option<BindingId> {
+pub fn identity(raw: &Value) -> Option<BindingId> {
     let text = |pointer: &str| raw.pointer(pointer).and_then(Value::as_str);
     let namespace = Namespace::parse(text("/metadata/namespace")?).ok()?;
     Some(BindingId { namespace, name: ObjectName::parse(text("/metadata/name")?).ok()? })

@@ -1,8 +1,9 @@
 //! The broker's families.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use prometheus::{Encoder as _, GaugeVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder as _, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use super::{Maker, MetricsError};
 
@@ -19,6 +20,26 @@ pub struct BrokerMetrics {
     lines_lost: IntCounter,
     accounts: IntGauge,
     expiry: GaugeVec,
+    followed: IntGaugeVec,
+    bindings: IntGauge,
+    secrets: IntGauge,
+    watch_failures: IntCounterVec,
+}
+
+/// What is followed,
+pub const FOLLOWED_KINDS: [&str; 3] = ["bindings", "secrets", "config_maps"];
+/// and how far it is heard.
+pub const FOLLOWED_STATES: [&str; 4] = ["asked", "heard", "denied", "lost"];
+
+/// How many sources are followed, by kind and state.
+#[derive(Debug, Default)]
+pub struct Followed(BTreeMap<(&'static str, &'static str), i64>);
+
+impl Followed {
+    /// Counts one.
+    pub fn count(&mut self, kind: &'static str, state: &'static str) {
+        *self.0.entry((kind, state)).or_default() += 1;
+    }
 }
 
 impl BrokerMetrics {
@@ -53,6 +74,18 @@ impl BrokerMetrics {
                 "postern_broker_certificate_expiry_timestamp_seconds",
                 "When the certificate ends, in seconds since 1970",
                 &["certificate"],
+            )?,
+            followed: m.gauge(
+                "postern_broker_watches",
+                "What is followed on the API server, one for the bindings and one for each kind in a namespace, by state",
+                &["kind", "state"],
+            )?,
+            bindings: m.add(IntGauge::new("postern_broker_bindings", "Bindings known, good or not"))?,
+            secrets: m.add(IntGauge::new("postern_broker_secrets", "Secrets held in memory"))?,
+            watch_failures: m.counter(
+                "postern_broker_watch_failures_total",
+                "Watches that failed and began anew, by cause",
+                &["kind", "cause"],
             )?,
             registry: m.0,
         })
@@ -98,6 +131,24 @@ impl BrokerMetrics {
     pub fn certificate(&self, which: &'static str, end: SystemTime) {
         let seconds = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.expiry.with_label_values(&[which]).set(seconds);
+    }
+
+    /// What is followed now, and how much is known by that.
+    pub fn followed(&self, followed: &Followed, bindings: usize, secrets: usize) {
+        for kind in FOLLOWED_KINDS {
+            for state in FOLLOWED_STATES {
+                let count = followed.0.get(&(kind, state)).copied().unwrap_or(0);
+                self.followed.with_label_values(&[kind, state]).set(count);
+            }
+        }
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.bindings.set(number(bindings));
+        self.secrets.set(number(secrets));
+    }
+
+    /// A watch failed.
+    pub fn watch_failed(&self, kind: &'static str, cause: &'static str) {
+        self.watch_failures.with_label_values(&[kind, cause]).inc();
     }
 
     /// The exposition text (version 0.0.4).

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern::control::broker::{
     Admission, Broker as Server, BrokerSettings, Clock, NoAnswer, Parts, Rate, Review, Reviewing, Times, Token,
 };
+use postern::control::heard::Heard;
 use postern::control::views::Views;
 use postern::core::name::{CallerKey, Namespace, ServiceAccount};
 use postern::core::secret::SecretValue;
@@ -37,7 +38,7 @@ pub struct Broker {
     authority: Authority,
     settings: BrokerSettings,
     views: Views,
-    synced: watch::Sender<bool>,
+    heard: watch::Sender<Heard>,
     opinions: Opinions,
     review: Arc<dyn Review>,
     clock: Clock,
@@ -134,7 +135,7 @@ impl Setup {
             authority: Authority::new("the broker's", year, SystemTime::now()).expect("an authority can be made"),
             settings: self.settings,
             views: Views::default(),
-            synced: watch::Sender::new(self.synced),
+            heard: watch::Sender::new(if self.synced { Heard::all() } else { Heard::default() }),
             review: self.review.unwrap_or_else(|| Arc::new(opinions.clone())),
             opinions,
             clock: self.clock,
@@ -180,7 +181,7 @@ impl Broker {
     fn parts(&self, certificate: &Arc<ServerCertificate>) -> Parts {
         Parts {
             views: self.views.clone(),
-            synced: self.synced.subscribe(),
+            heard: self.heard.subscribe(),
             review: Arc::clone(&self.review),
             certificate: Arc::clone(certificate),
             log: Arc::clone(&self.log),
@@ -203,7 +204,7 @@ impl Broker {
     }
 
     pub fn synced(&self, synced: bool) {
-        self.synced.send_replace(synced);
+        self.heard.send_replace(if synced { Heard::all() } else { Heard::default() });
     }
 
     pub fn url(&self) -> String {

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt, so that a thousand sidecars do not come at once.
+//! How long to wait before the next attempt, so that not all who wait come at once.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ const MAX_TOLD: Duration = Duration::from_secs(60);
 
 /// Counts attempts that failed.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(u32);
+pub struct Backoff(u32);
 
 impl Backoff {
     /// The wait after one more failure: anything from none to all of it (`random` is from 0 to 1),
-    /// and what the broker asked for on top.
-    pub(super) fn failed(&mut self, random: f64, told: Option<Duration>) -> Duration {
+    /// and what the other side asked for on top.
+    pub fn failed(&mut self, random: f64, told: Option<Duration>) -> Duration {
         self.wait(FIRST).mul_f64(random) + told.unwrap_or_default().min(MAX_TOLD)
     }
 
     /// The wait after one more rejection: never none.
-    pub(super) fn rejected(&mut self, random: f64) -> Duration {
+    pub fn rejected(&mut self, random: f64) -> Duration {
         REJECTED + self.wait(REJECTED).mul_f64(random)
     }
 
     /// All is well again.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.0 = 0;
     }
 
