@@ -9,6 +9,7 @@
 
 mod broker;
 mod crd;
+mod journey;
 mod policies;
 mod server;
 mod support;

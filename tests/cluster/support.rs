@@ -2,7 +2,10 @@
 
 pub mod admission;
 pub mod apiserver;
+pub mod deployed;
 pub mod kind;
 pub mod pod;
+pub mod rights;
+pub mod tenant;
 
 pub use apiserver::ApiServer;

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use super::documents::Binding;
 use super::observed::{repeated, within};
 use super::output::Metrics;
+use super::reader::Called;
 use super::sidecar::Known;
 use super::{evidence, secrets};
 
@@ -299,6 +300,16 @@ impl Broker {
             (self.metrics().sum(name, labels) >= least).then_some(())
         })
         .await;
+    }
+}
+
+impl Called for Broker {
+    fn address(&self) -> SocketAddr {
+        self.address()
+    }
+
+    fn ca(&self) -> String {
+        self.ca()
     }
 }
 

@@ -15,8 +15,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::broker::Broker;
 use super::observed::within;
+
+/// A broker that can be called.
+pub trait Called {
+    fn address(&self) -> SocketAddr;
+
+    /// The certificates that vouch for it, as PEM.
+    fn ca(&self) -> String;
+}
 
 /// A connection to a broker. It goes with the test's runtime.
 pub struct Reader {
@@ -53,13 +60,13 @@ impl Question {
 }
 
 /// TLS to the broker, with these protocols.
-pub async fn shake(broker: &Broker, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
+pub async fn shake(broker: &impl Called, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
     try_shake(broker, alpn, rustls::DEFAULT_VERSIONS).await.expect("the broker is believed")
 }
 
 /// The same, in these versions, which it may not speak.
 pub async fn try_shake(
-    broker: &Broker,
+    broker: &impl Called,
     alpn: &[&[u8]],
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> std::io::Result<TlsStream<TcpStream>> {
@@ -81,12 +88,12 @@ pub async fn connect(address: SocketAddr) -> TcpStream {
 }
 
 impl Reader {
-    pub async fn connect(broker: &Broker) -> Self {
+    pub async fn connect(broker: &impl Called) -> Self {
         Self::with_window(broker, 1 << 20).await
     }
 
     /// With a window of so many bytes: the broker can send no more than that unread.
-    pub async fn with_window(broker: &Broker, bytes: u32) -> Self {
+    pub async fn with_window(broker: &impl Called, bytes: u32) -> Self {
         let stream = shake(broker, &[b"h2"]).await;
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(bytes).initial_connection_window_size(bytes.max(65_535));

@@ -61,11 +61,14 @@ impl Builder {
 
     /// The same, with `maxStale`.
     pub fn stale_after(self, broker: &Broker, max_stale: &str) -> Self {
-        let broker_part = json!({
-            "url": broker.url(), "caFile": "broker-ca.pem", "tokenFile": "token", "maxStale": max_stale,
-        });
-        let with_files = self.file("broker-ca.pem", broker.ca()).file("token", broker.token());
-        Self { secrets: broker.secrets(), ..with_files.config("source", json!({"broker": broker_part})) }
+        let called = self.calling(&broker.url(), broker.ca(), broker.token());
+        Self { secrets: broker.secrets(), ..called }.broker_field("maxStale", json!(max_stale))
+    }
+
+    /// Takes bindings and values from whoever is there, trusting these certificates.
+    pub fn calling(self, url: &str, ca: String, token: String) -> Self {
+        let broker = json!({"url": url, "caFile": "broker-ca.pem", "tokenFile": "token"});
+        self.file("broker-ca.pem", ca).file("token", token).config("source", json!({"broker": broker}))
     }
 
     /// Sets one field of `source.broker`.
@@ -301,8 +304,7 @@ impl Sidecar {
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.process.id)]).status();
-        assert!(kill.expect("a shell is there").success(), "the sidecar is running");
+        self.process.signal(name);
     }
 
     /// Awaits the end of the process.
@@ -380,6 +382,11 @@ impl Process {
         } else {
             command.args(["--log-level", "trace", "--config"]).arg(files.path("postern.yaml"));
         }
+        Self::run(command)
+    }
+
+    /// Runs the binary however it is called.
+    pub fn run(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -392,16 +399,22 @@ impl Process {
     }
 
     /// Awaits the line that names the ports.
-    async fn listening(&self) -> Value {
+    pub async fn listening(&self) -> Value {
         let find = |lines: &mut Lines| {
             let found = lines.take(|line| {
                 let line: Value = serde_json::from_str(line).ok()?;
                 (line["message"] == "listening").then_some(line)
             });
-            assert!(found.is_some() || !lines.ended, "the sidecar ended before it listened: {}", lines.text());
+            assert!(found.is_some() || !lines.ended, "it ended before it listened: {}", lines.text());
             found
         };
-        self.stderr.until("the sidecar to listen", find).await
+        self.stderr.until("the binary to listen", find).await
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.id)]).status();
+        assert!(kill.expect("a shell is there").success(), "it is running");
     }
 
     /// Awaits the end of the process: its outputs end with it.
