@@ -335,9 +335,9 @@ async fn a_namespace_grants_and_withdraws() {
     scene.tenant.withdraw();
     // What may not be read is not kept.
     scene.broker.until("postern_broker_secrets", &[], 0.0).await;
-    scene.until("credential_revoked", &["upstream_tls"]).await;
+    scene.until("no_credential", &["credential_revoked", "upstream_tls"]).await;
     scene.tenant.grant();
-    scene.sidecar.until_served("github", &["credential_revoked", "upstream_tls"]).await;
+    scene.sidecar.until_served("github", &["no_credential", "upstream_tls"]).await;
 }
 
 /// What is missing without a right of the manifest. With all of them nothing is: every other test shows it.
