@@ -34,7 +34,7 @@ pub struct Deployment {
 
 impl Default for Deployment {
     fn default() -> Self {
-        Self { without: None, arguments: vec!["--heartbeat=1s".into()] }
+        Self { without: None, arguments: vec!["--log-level=trace".into(), "--heartbeat=1s".into()] }
     }
 }
 
@@ -99,7 +99,7 @@ impl Deployed {
     /// Runs it, where it listened before if it ever did.
     pub async fn run(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
-        command.env_clear().args(["broker", "--log-level=trace", "--extra-name=localhost"]);
+        command.env_clear().args(["broker", "--extra-name=localhost"]);
         command.arg("--kubeconfig").arg(self.directory.path().join("kubeconfig"));
         command.args(["--namespace", &self.namespace, "--ca-config-map", SECRET]);
         command.args(["--address", &self.address.to_string(), "--admin-address", "127.0.0.1:0"]);

@@ -189,7 +189,7 @@ impl Sidecar {
 
     /// The process id.
     pub fn pid(&self) -> u32 {
-        self.process.id
+        self.process.pid()
     }
 
     pub fn endpoint(&self) -> SocketAddr {
@@ -409,6 +409,11 @@ impl Process {
             found
         };
         self.stderr.until("the binary to listen", find).await
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.id
     }
 
     /// Sends a signal by name.
