@@ -9,6 +9,7 @@
 
 mod broker;
 mod crd;
+mod documented;
 mod journey;
 mod policies;
 mod server;
