@@ -253,6 +253,9 @@ impl Source {
             Self::Scope(scope) => scope.namespace.as_str(),
         };
         match (before, now) {
+            (State::Asked, State::Heard) if *self == Self::Bindings => {
+                tracing::info!("the bindings are known, and followed from now on");
+            }
             (State::Asked, State::Heard) => tracing::debug!(kind, namespace, "followed from now on"),
             (_, State::Heard) => tracing::info!(kind, namespace, "heard again"),
             (_, State::Denied) if *self == Self::Bindings => {

@@ -11,7 +11,8 @@ fn every_object_of_the_page_is_accepted() {
     let mut count = 0;
     for block in page.split("```yaml\n").skip(1) {
         let object = block.split("```").next().expect("a block ends");
-        let output = server.try_kubectl(&["create", "--dry-run=server", "--validate=strict", "--filename", "-"], object);
+        let output =
+            server.try_kubectl(&["create", "--dry-run=server", "--validate=strict", "--filename", "-"], object);
         assert!(output.status.success(), "{}\n{object}", String::from_utf8_lossy(&output.stderr));
         count += 1;
     }
