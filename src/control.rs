@@ -2,9 +2,11 @@
 
 pub mod admission;
 pub mod broker;
+pub mod certificate;
 pub mod condition;
 pub mod heard;
 pub mod index;
+pub mod pace;
 pub mod views;
 pub mod watch;
 pub mod webhook;

@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::control::broker::{
-    Admission, AuthoritySettings, BrokerSettings, CertificateFiles, CertificateSource, Rate, Times,
-};
+use crate::control::broker::{Admission, BrokerSettings, Rate, Times};
+use crate::control::certificate::{AuthoritySettings, CertificateFiles, CertificateSource};
 
 /// The command line.
 #[derive(Debug, Clone)]
@@ -49,6 +48,8 @@ pub struct Settings {
     pub certificate: CertificateSource,
 }
 
+/// Sidecars that live for years trust what they were injected with.
+const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// For a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Bad tokens from one address: whoever tries more is no sidecar.
@@ -65,7 +66,12 @@ impl Options {
             Rate { burst: self.account_rate.saturating_mul(BURST_SECONDS), per_second: f64::from(self.account_rate) };
         let certificate = match self.files {
             Some(files) => CertificateSource::Files(files),
-            None => CertificateSource::Authority(AuthoritySettings { secret: self.ca_secret, names }),
+            None => CertificateSource::Authority(AuthoritySettings {
+                secret: self.ca_secret,
+                name: "Postern broker",
+                life: AUTHORITY_LIFE,
+                names,
+            }),
         };
         let broker = BrokerSettings {
             address: self.address,

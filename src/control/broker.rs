@@ -27,18 +27,18 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
+pub use self::admit::Admission;
 use self::admit::Admit;
-pub use self::admit::{Admission, Clock};
-pub use self::certificate::{
-    AuthoritySettings, CertificateError, CertificateFiles, CertificateKeeper, CertificateSource,
-};
+pub use self::certificate::CertificateKeeper;
 use self::encoding::Encodings;
 pub use self::identity::Identity;
 pub use self::limits::Rate;
 pub use self::refusal::Refusal;
+pub(super) use self::review::kind;
 pub use self::review::{NoAnswer, Review, Reviewing, Token};
 use super::heard::Heard;
 use super::views::Views;
+use crate::runtime::clock::Clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::task;
 use crate::telemetry::session::SessionLog;

@@ -1,6 +1,10 @@
 //! The only place that reads a clock. Everything below takes time as an argument.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+
+/// The time of day, as an argument.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Monotonic time.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the monotonic clock")]

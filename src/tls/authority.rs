@@ -9,12 +9,14 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
 };
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
-use super::client::provider;
+use super::client::{TrustError, parse_bundle, provider};
 use super::x509::facts;
 
 /// Why there is no certificate. Quotes nothing of a key.
@@ -63,8 +65,10 @@ impl Validity {
 const SKEW: Duration = Duration::from_secs(3600);
 /// A certificate is replaced when this much of its time is over.
 const RENEW: f64 = 2.0 / 3.0;
-/// The next authority takes over when this much of the present one's time is over.
+/// The next authority takes over when this much of the present one's time is over ...
 const TAKE_OVER: f64 = 0.9;
+/// ... and not before it has been told for this long, however late it was made.
+const OVERLAP: Duration = Duration::from_secs(3600);
 
 /// An authority: its certificate and its key (ECDSA P-256).
 #[derive(Debug)]
@@ -144,6 +148,20 @@ fn authority_params(name: &str) -> CertificateParams {
     params
 }
 
+/// Why a server is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum Distrust {
+    /// What is trusted is no bundle.
+    #[error(transparent)]
+    Bundle(#[from] TrustError),
+    /// It is called by something that is no name and no address.
+    #[error("it is called by no name of a server")]
+    Name,
+    /// The bundle does not lead to the certificate, or the name or the time is another.
+    #[error("{0}")]
+    Chain(rustls::Error),
+}
+
 /// A server's certificate with its key, ready to be shown.
 #[derive(Debug, Clone)]
 pub struct Leaf {
@@ -179,16 +197,38 @@ impl Leaf {
     pub fn renew_at(&self) -> SystemTime {
         self.validity.after(RENEW)
     }
+
+    /// Whether a client that trusts `bundle` (PEM) and calls the server by `name` believes it at
+    /// `now`.
+    pub fn believed(&self, bundle: &[u8], name: &str, now: SystemTime) -> Result<(), Distrust> {
+        let name = ServerName::try_from(name).map_err(|_| Distrust::Name)?;
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let roots = Arc::new(parse_bundle(bundle)?);
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider()).build();
+        let verifier = verifier.map_err(|_| TrustError::Bundle)?;
+        let (own, others) = self.certified.cert.split_first().ok_or(Distrust::Name)?;
+        let verified = verifier.verify_server_cert(own, others, &name, &[], UnixTime::since_unix_epoch(since));
+        verified.map(drop).map_err(Distrust::Chain)
+    }
 }
 
-/// The authority that signs, and the one that will: both are trusted long before the second
-/// takes over.
+/// The authority that signs, the one that will, and the one that did. The next one is trusted long
+/// before it takes over, the previous one until nothing that it signed is shown any more.
 #[derive(Debug)]
 pub struct Signers {
     /// Signs.
     pub current: Authority,
     /// Will sign.
     pub next: Option<Authority>,
+    /// Signed until a while ago.
+    pub previous: Option<Previous>,
+}
+
+/// An authority that signs no more: its key is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Previous {
+    certificate: String,
+    until: SystemTime,
 }
 
 /// What is to be done about signers.
@@ -196,15 +236,25 @@ pub struct Signers {
 pub enum Due {
     /// Nothing.
     Nothing,
+    /// The present one has expired and nobody is there to follow: one is to be made that signs at
+    /// once.
+    Anew,
     /// A next one is to be made and published.
     Next,
     /// The next one is to sign.
     TakeOver,
+    /// The previous one is to be trusted no more.
+    Forget,
 }
 
 impl Signers {
     /// The names under which they are kept.
-    pub const NAMES: [&'static str; 4] = ["ca.crt", "ca.key", "next.crt", "next.key"];
+    pub const NAMES: [&'static str; 6] = ["ca.crt", "ca.key", "next.crt", "next.key", "previous.crt", "previous.until"];
+
+    /// A first one, alone.
+    pub fn first(current: Authority) -> Self {
+        Self { current, next: None, previous: None }
+    }
 
     /// Reads what [`kept`](Self::kept) gave; `None` if nothing was ever kept there.
     pub fn read(data: &BTreeMap<String, Vec<u8>>) -> Result<Option<Self>, AuthorityError> {
@@ -217,18 +267,23 @@ impl Signers {
             (None, None) => Ok(None),
             _ => Err(AuthorityError::Unreadable),
         };
-        let [certificate, key, next_certificate, next_key] = Self::NAMES;
+        let [certificate, key, next_certificate, next_key, previous, until] = Self::NAMES;
         let next = pair(next_certificate, next_key)?;
+        let previous = match (text(previous)?, text(until)?) {
+            (Some(certificate), Some(until)) => Some(Previous::read(certificate, until)?),
+            (None, None) => None,
+            _ => return Err(AuthorityError::Unreadable),
+        };
         match pair(certificate, key)? {
-            Some(current) => Ok(Some(Self { current, next })),
-            None if next.is_none() => Ok(None),
+            Some(current) => Ok(Some(Self { current, next, previous })),
+            None if next.is_none() && previous.is_none() => Ok(None),
             None => Err(AuthorityError::Unreadable),
         }
     }
 
     /// What is to be kept, by name. What is not in it is to be removed.
     pub fn kept(&self) -> Vec<(&'static str, Zeroizing<String>)> {
-        let [certificate, key, next_certificate, next_key] = Self::NAMES;
+        let [certificate, key, next_certificate, next_key, previous, until] = Self::NAMES;
         let mut kept = Vec::new();
         for (authority, certificate, key) in
             [(Some(&self.current), certificate, key), (self.next.as_ref(), next_certificate, next_key)]
@@ -238,23 +293,67 @@ impl Signers {
                 kept.push((key, authority.key()));
             }
         }
+        if let Some(one) = &self.previous {
+            let seconds = one.until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            kept.push((previous, Zeroizing::new(one.certificate.clone())));
+            kept.push((until, Zeroizing::new(seconds.to_string())));
+        }
         kept
     }
 
     /// The certificates to be trusted.
     pub fn bundle(&self) -> String {
         let next = self.next.as_ref().map_or("", |next| next.certificate());
-        format!("{}{next}", self.current.certificate())
+        let previous = self.previous.as_ref().map_or("", |previous| &previous.certificate);
+        format!("{}{next}{previous}", self.current.certificate())
     }
 
     /// What is to be done at `now`.
     pub fn due(&self, now: SystemTime) -> Due {
         let validity = self.current.validity;
-        match &self.next {
-            None if now >= validity.after(RENEW) => Due::Next,
-            Some(_) if now >= validity.after(TAKE_OVER) => Due::TakeOver,
+        let is_over = now > validity.not_after;
+        match (&self.next, &self.previous) {
+            (Some(next), _) if is_over && next.validity.holds(now) => Due::TakeOver,
+            _ if is_over => Due::Anew,
+            (_, Some(previous)) if now >= previous.until => Due::Forget,
+            (None, _) if now >= validity.after(RENEW) => Due::Next,
+            (Some(next), _) if now >= validity.after(TAKE_OVER).max(next.validity.not_before + SKEW + OVERLAP) => {
+                Due::TakeOver
+            }
             _ => Due::Nothing,
         }
+    }
+
+    /// Does what is due at `now`. `fresh` makes an authority; `leaf_life` is how long what was signed
+    /// until now may still be shown.
+    pub fn advance(
+        self,
+        due: Due,
+        now: SystemTime,
+        leaf_life: Duration,
+        fresh: impl FnOnce() -> Result<Authority, AuthorityError>,
+    ) -> Result<Self, AuthorityError> {
+        let Self { current, next, previous } = self;
+        Ok(match (due, next) {
+            (Due::Nothing, next) => Self { current, next, previous },
+            (Due::Forget, next) => Self { current, next, previous: None },
+            (Due::Anew, _) => Self::first(fresh()?),
+            (Due::TakeOver, Some(next)) => {
+                let until = (now + leaf_life).min(current.validity.not_after);
+                let previous = (now < until).then_some(Previous { certificate: current.pem, until });
+                Self { current: next, next: None, previous }
+            }
+            (Due::Next | Due::TakeOver, _) => Self { current, next: Some(fresh()?), previous },
+        })
+    }
+}
+
+impl Previous {
+    fn read(certificate: &str, until: &str) -> Result<Self, AuthorityError> {
+        parse_bundle(certificate.as_bytes()).map_err(|_| AuthorityError::Unreadable)?;
+        let until = until.parse().map_err(|_| AuthorityError::Unreadable)?;
+        let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until));
+        Ok(Self { certificate: certificate.to_owned(), until: until.ok_or(AuthorityError::Unreadable)? })
     }
 }
 

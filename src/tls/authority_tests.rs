@@ -5,7 +5,6 @@ use rustls::{ClientConfig, time_provider::TimeProvider};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::tls::client;
 use crate::tls::server::{self, ServerCertificate, Versions};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -36,7 +35,7 @@ async fn believed(bundle: &str, leaf: &Leaf, name: &'static str, now: SystemTime
     let server = server::settings(certificate, Versions::Newest, &[b"h2"]).unwrap();
     let config = ClientConfig::builder_with_details(provider(), Arc::new(At(now)));
     let config = config.with_safe_default_protocol_versions().unwrap();
-    let config = config.with_root_certificates(client::parse_bundle(bundle.as_bytes()).unwrap());
+    let config = config.with_root_certificates(parse_bundle(bundle.as_bytes()).unwrap());
     let mut config = config.with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let (near, far) = tokio::io::duplex(16 * 1024);
@@ -44,7 +43,9 @@ async fn believed(bundle: &str, leaf: &Leaf, name: &'static str, now: SystemTime
         TlsAcceptor::from(server).accept(far),
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name).unwrap(), near),
     );
-    server.is_ok() && client.is_ok()
+    let handshake = server.is_ok() && client.is_ok();
+    assert_eq!(leaf.believed(bundle.as_bytes(), name, now).is_ok(), handshake, "both say the same");
+    handshake
 }
 
 #[tokio::test]
@@ -68,7 +69,7 @@ async fn a_leaf_is_believed_for_its_names_its_time_and_its_authority_only() {
 #[tokio::test]
 async fn what_was_kept_signs_as_before() {
     let now = moment();
-    let made = Signers { current: Authority::new("a", YEAR, now).unwrap(), next: None };
+    let made = Signers::first(Authority::new("a", YEAR, now).unwrap());
     let kept = |signers: &Signers| -> BTreeMap<String, Vec<u8>> {
         signers.kept().iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec())).collect()
     };
@@ -98,6 +99,16 @@ fn what_cannot_be_an_authority_is_refused() {
     let read = Leaf::from_pem(leaf.cert.pem().as_bytes(), other.as_bytes());
     assert!(matches!(read, Err(AuthorityError::OtherKey)));
     assert!(Signers::read(&BTreeMap::new()).unwrap().is_none());
+    let odd = [("previous.crt", a.certificate()), ("previous.until", "soon")];
+    for (name, text) in odd {
+        let mut data: BTreeMap<String, Vec<u8>> = Signers::first(Authority::new("a", YEAR, now).unwrap())
+            .kept()
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()))
+            .collect();
+        data.insert(name.to_owned(), text.as_bytes().to_vec());
+        assert!(matches!(Signers::read(&data), Err(AuthorityError::Unreadable)), "{name} alone");
+    }
     let half = BTreeMap::from([("ca.crt".to_owned(), a.certificate().as_bytes().to_vec())]);
     assert!(matches!(Signers::read(&half), Err(AuthorityError::Unreadable)));
 }
@@ -112,13 +123,41 @@ fn a_leaf_never_outlasts_its_authority() {
 }
 
 #[test]
-fn the_next_authority_is_trusted_long_before_it_signs() {
+fn the_next_authority_is_trusted_long_before_it_signs_and_the_former_a_while_after() {
     let now = moment();
-    let mut signers = Signers { current: Authority::new("a", 10 * YEAR, now).unwrap(), next: None };
-    assert_eq!(signers.due(now + 6 * YEAR), Due::Nothing);
-    assert_eq!(signers.due(now + 7 * YEAR), Due::Next);
-    signers.next = Some(Authority::new("b", 10 * YEAR, now + 7 * YEAR).unwrap());
-    assert_eq!(signers.due(now + 8 * YEAR), Due::Nothing);
-    assert_eq!(signers.due(now + 9 * YEAR + 30 * DAY), Due::TakeOver);
-    assert_eq!(signers.bundle().matches("BEGIN CERTIFICATE").count(), 2);
+    let step = |signers: Signers, due: Due, at: SystemTime| {
+        assert_eq!(signers.due(at), due);
+        signers.advance(due, at, 7 * DAY, || Authority::new("b", 10 * YEAR, at)).unwrap()
+    };
+    let first = Signers::first(Authority::new("a", 10 * YEAR, now).unwrap());
+    let first_alone = first.bundle();
+    assert_eq!(first.due(now + 6 * YEAR), Due::Nothing);
+    let both = step(first, Due::Next, now + 7 * YEAR);
+    let next = both.next.as_ref().unwrap().certificate().to_owned();
+    assert_eq!(both.bundle(), format!("{first_alone}{next}"));
+    assert_eq!(both.due(now + 8 * YEAR), Due::Nothing);
+    let taken_over = now + 9 * YEAR + 30 * DAY;
+    let after = step(both, Due::TakeOver, taken_over);
+    assert_eq!(after.current.certificate(), next);
+    assert_eq!(after.bundle(), format!("{next}{first_alone}"));
+    let names: Vec<&str> = after.kept().iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["ca.crt", "ca.key", "previous.crt", "previous.until"], "and no key of the former");
+    assert_eq!(after.due(taken_over + 6 * DAY), Due::Nothing);
+    let alone = step(after, Due::Forget, taken_over + 7 * DAY);
+    assert_eq!(alone.bundle(), next);
+}
+
+/// Nobody has looked for years, as when everything was switched off.
+#[test]
+fn a_late_next_authority_is_told_for_a_while_before_it_signs() {
+    let now = moment();
+    let late = now + 9 * YEAR + 300 * DAY;
+    let first = Signers::first(Authority::new("a", 10 * YEAR, now).unwrap());
+    let due = first.due(late);
+    let both = first.advance(due, late, DAY, || Authority::new("b", 10 * YEAR, late)).unwrap();
+    assert_eq!(both.due(late + Duration::from_secs(3500)), Due::Nothing);
+    assert_eq!(both.due(late + Duration::from_secs(3600)), Due::TakeOver);
+    assert_eq!(both.due(now + 10 * YEAR + DAY), Due::TakeOver, "the present one has expired");
+    let expired = Signers { next: None, ..both };
+    assert_eq!(expired.due(now + 10 * YEAR + DAY), Due::Anew);
 }

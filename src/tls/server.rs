@@ -1,7 +1,6 @@
 //! TLS as a server: a certificate that can be replaced while connections go on.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
@@ -22,14 +21,14 @@ impl ServerCertificate {
         self.0.store(Some(Arc::new(leaf)));
     }
 
+    /// The present one.
+    pub fn leaf(&self) -> Option<Arc<Leaf>> {
+        self.0.load_full()
+    }
+
     /// How long the present one lasts.
     pub fn validity(&self) -> Option<Validity> {
         self.0.load().as_ref().map(|leaf| leaf.validity())
-    }
-
-    /// When it should be replaced; with none, always.
-    pub fn renew_at(&self) -> Option<SystemTime> {
-        self.0.load().as_ref().map(|leaf| leaf.renew_at())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, header};
@@ -14,7 +14,7 @@ use super::limits::{Buckets, Rate, Share, Shares};
 use super::refusal::Refusal;
 use super::review::{Review, Token};
 use crate::core::name::CallerKey;
-use crate::runtime::clock;
+use crate::runtime::clock::{self, Clock};
 use crate::telemetry::metrics::broker::BrokerMetrics;
 
 /// Bounds on who may come how often.
@@ -40,9 +40,6 @@ const MAX_REMEMBERED: usize = 65_536;
 const TURN: Duration = Duration::from_secs(2);
 /// No token of an API server is longer.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
-
-/// The time of day, as an argument.
-pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Lets pods in.
 pub(super) struct Admit {

@@ -64,7 +64,7 @@ impl Rig {
     /// At second 1000 since 1970.
     fn new(settings: Admission, stub: Stub) -> Self {
         let stub = Arc::new(stub);
-        let clock: Clock = Arc::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
+        let clock: Clock = Arc::new(|| std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
         let metrics = BrokerMetrics::new().unwrap();
         Self { admit: Admit::new(settings, Arc::clone(&stub) as Arc<dyn Review>, clock), stub, metrics }
     }

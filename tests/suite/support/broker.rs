@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern::control::broker::{
-    Admission, Broker as Server, BrokerSettings, Clock, NoAnswer, Parts, Rate, Review, Reviewing, Times, Token,
+    Admission, Broker as Server, BrokerSettings, NoAnswer, Parts, Rate, Review, Reviewing, Times, Token,
 };
 use postern::control::heard::Heard;
 use postern::control::views::Views;
 use postern::core::name::{CallerKey, Namespace, ServiceAccount};
 use postern::core::secret::SecretValue;
 use postern::core::wire::{Cause, Gap, Item, Snapshot, Value};
+use postern::runtime::clock::Clock;
 use postern::runtime::drain::DrainTrigger;
 use postern::telemetry::logs::AccessLog;
 use postern::telemetry::metrics::broker::BrokerMetrics;
