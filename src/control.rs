@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod broker;
 pub mod certificate;
+pub mod change;
 pub mod condition;
 pub mod heard;
 pub mod index;

@@ -188,6 +188,7 @@ fn exposition() -> String {
     let of_broker = broker.expose(1).unwrap();
     let controller = ControllerMetrics::new().unwrap();
     controller.admitted("r", "r", 1.0);
+    controller.certificate("c", UNIX_EPOCH);
     let of_controller = controller.expose().unwrap();
     String::from_utf8([text, of_broker, of_controller].concat()).unwrap()
 }

@@ -152,7 +152,7 @@ fn settings(args: &Args) -> Result<InjectionSettings, Trouble> {
         image_pull_policy: args.image_pull_policy,
         image_pull_secrets: args.image_pull_secret.clone(),
         broker: args.broker.clone(),
-        broker_ca,
+        broker_ca: Some(broker_ca),
         resolvers: args.resolvers.clone(),
         resources: Resources::default(),
         allowed: Allowed { host_paths: args.allow_host_path.clone(), ..Allowed::default() },
@@ -293,7 +293,7 @@ mod tests {
             image_pull_policy: PullPolicy::Never,
             image_pull_secrets: Vec::new(),
             broker: "https://broker.example:8443".into(),
-            broker_ca: rcgen::generate_simple_self_signed(vec!["broker.example".into()]).unwrap().cert.pem(),
+            broker_ca: Some(rcgen::generate_simple_self_signed(vec!["broker.example".into()]).unwrap().cert.pem()),
             resolvers: vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()],
             resources: Resources::default(),
             allowed: Allowed::default(),
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(read.log.level, tracing::level_filters::LevelFilter::DEBUG);
         let SourceSettings::Broker(broker) = &read.source else { panic!("{:?}", read.source) };
         assert_eq!(broker.url.to_string(), "https://broker.example:8443/");
-        assert_eq!(*broker.ca, *settings.broker_ca.as_bytes());
+        assert_eq!(Some(&*broker.ca), settings.broker_ca.as_ref().map(String::as_bytes));
         assert!(broker.pod.hardened);
         let servers = broker.pod.servers.iter().flatten().map(ToString::to_string);
         assert_eq!(servers.collect::<std::collections::BTreeSet<_>>(), ["github", "jira"].map(str::to_owned).into());

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::api::INJECT;
 use crate::core::patch::Patch;
 use pod::{Pod, field, objects, text};
-use reason::{Fault, Unchanged};
+use reason::{AdmissionReason, Fault, Unchanged};
 use settings::InjectionSettings;
 use switch::{PodSwitch, Switch};
 
@@ -127,6 +127,10 @@ fn decided(
         warnings.push(format!("postern: label and annotation {INJECT} differ; the label counts"));
     }
     let mut faults = rules::check(pod, &settings.allowed);
+    if settings.broker_ca.is_none() {
+        let cause = "the broker's certificates are not known yet";
+        faults.push(Fault::new(AdmissionReason::BrokerCaUnknown, cause));
+    }
     faults.extend(stdio::check(rules::others(pod)));
     faults.extend(stdio_servers(config_maps));
     let of_namespace = namespace.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -22,7 +23,9 @@ use crate::telemetry::admission::AdmissionLog;
 use look_up::{ConfigMaps, Namespaces};
 
 mod answer;
+pub mod broker_ca;
 pub mod look_up;
+pub mod trust;
 
 /// Where the API server posts to.
 pub const PATH: &str = "/mutate/v1/pods";
@@ -30,8 +33,8 @@ pub const PATH: &str = "/mutate/v1/pods";
 /// How the webhook serves.
 #[derive(Debug, Clone)]
 pub struct WebhookSettings {
-    /// What is injected.
-    pub injection: InjectionSettings,
+    /// What is injected; each review takes it as it is then.
+    pub injection: Arc<ArcSwap<InjectionSettings>>,
     /// Whether the ConfigMaps of a pod are searched for stdio servers.
     pub config_maps: ConfigMapSearch,
     /// How long calls are still taken after the shutdown has begun: until no API server has us in

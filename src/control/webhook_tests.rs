@@ -83,8 +83,11 @@ async fn start(search: ConfigMapSearch, shelf: &Shelf) -> Running {
     let metrics = Arc::new(ControllerMetrics::new().unwrap());
     let lines = Lines::default();
     let log = AdmissionLog::new(Arc::clone(&metrics), AccessLog::writing_to(lines.clone()).unwrap());
-    let settings =
-        WebhookSettings { injection: testing::settings(), config_maps: search, linger: Duration::from_secs(600) };
+    let settings = WebhookSettings {
+        injection: Arc::new(ArcSwap::from_pointee(testing::settings())),
+        config_maps: search,
+        linger: Duration::from_secs(600),
+    };
     let namespaces = Known([("research", NamespaceMeta::default())].into());
     let webhook = Webhook::new(settings, Box::new(namespaces), Box::new(shelf.clone()), log);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -76,6 +76,11 @@ pub struct UsableSample {
     pub lag: Option<f64>,
 }
 
+/// A moment as gauges tell it: seconds since 1970.
+fn since_1970(moment: SystemTime) -> f64 {
+    moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
 /// A family was declared twice or with a bad name: a mistake in this file.
 pub type MetricsError = prometheus::Error;
 
@@ -321,8 +326,7 @@ impl Metrics {
 
     /// The broker was heard at this time.
     pub fn broker_heard(&self, at: SystemTime) {
-        let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.credentials.source_heard.with_label_values(&["broker"]).set(seconds);
+        self.credentials.source_heard.with_label_values(&["broker"]).set(since_1970(at));
     }
 
     /// The exposition text (version 0.0.4), with the credentials as they are now.

@@ -107,9 +107,26 @@ fn each_reason_has_a_golden_review() {
         );
     }
     let wanted = AdmissionReason::ALL.iter().map(|reason| reason.as_str().to_owned());
-    // That one is for the server to find out.
-    let wanted: BTreeSet<String> = wanted.filter(|name| name != "namespace_unknown").collect();
+    // Those are no pod's fault, and are not found out here.
+    let ours = ["namespace_unknown", "broker_ca_unknown"];
+    let wanted: BTreeSet<String> = wanted.filter(|name| !ours.contains(&name.as_str())).collect();
     assert_eq!(seen, wanted);
+}
+
+/// A sidecar that could trust nobody is not injected; who asked for none is left alone all the same.
+#[test]
+fn without_the_brokers_certificates_nothing_is_injected() {
+    let mut settings = testing::settings();
+    settings.broker_ca = None;
+    let outcome = |name: &str| {
+        let request = file(&format!("{name}.request")).unwrap();
+        let review = Review::read(request.to_string().as_bytes()).unwrap();
+        decide(review.pod().unwrap(), &namespace_of(name), &[], &settings).outcome
+    };
+    let refused = outcome("patch-full");
+    let Outcome::Refused(faults) = &refused else { panic!("{refused:?}") };
+    assert_eq!(faults.iter().map(|fault| fault.reason).collect::<Vec<_>>(), [AdmissionReason::BrokerCaUnknown]);
+    assert_eq!(outcome("unchanged-not-asked"), Outcome::Unchanged(Unchanged::NotAsked));
 }
 
 // ---- properties ----

@@ -80,6 +80,9 @@ refusals! {
     /// The namespace's labels cannot be had.
     NamespaceUnknown = "namespace_unknown",
         "its labels could not be read just now; try again";
+    /// Nothing that the sidecar could trust the broker by.
+    BrokerCaUnknown = "broker_ca_unknown",
+        "a sidecar without them would trust nobody: try again when the broker has told them, or ask the platform team";
 }
 
 impl fmt::Display for AdmissionReason {

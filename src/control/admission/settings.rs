@@ -17,8 +17,8 @@ pub struct InjectionSettings {
     pub image_pull_secrets: Vec<String>,
     /// The broker's URL.
     pub broker: String,
-    /// What the broker's certificate may be signed with, as PEM.
-    pub broker_ca: String,
+    /// What the broker's certificate may be signed with, as PEM, as soon as that is known.
+    pub broker_ca: Option<String>,
     /// The resolvers that the sidecar asks.
     pub resolvers: Vec<IpAddr>,
     /// What the sidecar gets where the pod does not say otherwise.

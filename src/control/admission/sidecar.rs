@@ -80,7 +80,7 @@ fn environment(config: &PodConfig, hardened: bool, settings: &InjectionSettings)
         of_pod(env::POD_UID, "metadata.uid"),
         of_pod(env::SERVICE_ACCOUNT, "spec.serviceAccountName"),
         set(env::BROKER, settings.broker.clone()),
-        set(env::BROKER_CA, settings.broker_ca.clone()),
+        set(env::BROKER_CA, settings.broker_ca.clone().unwrap_or_default()),
         set(env::RESOLVERS, joined(settings.resolvers.iter().map(ToString::to_string).collect())),
         set(env::POD_HARDENED, hardened.to_string()),
     ];

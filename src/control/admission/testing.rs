@@ -8,7 +8,7 @@ pub(in crate::control) fn settings() -> InjectionSettings {
         image_pull_policy: PullPolicy::IfNotPresent,
         image_pull_secrets: Vec::new(),
         broker: "https://postern-broker.postern-system.svc:8443".into(),
-        broker_ca: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(),
+        broker_ca: Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into()),
         resolvers: vec!["10.96.0.10".parse().unwrap()],
         resources: Resources::default(),
         allowed: Allowed::default(),

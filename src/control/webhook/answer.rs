@@ -133,7 +133,7 @@ impl Webhook {
             let fault = Fault::new(AdmissionReason::NamespaceUnknown, cause);
             return Verdict { outcome: Outcome::Refused(vec![fault]), warnings: Vec::new() };
         };
-        let injection = &self.settings.injection;
+        let injection = &**self.settings.injection.load();
         let search = self.settings.config_maps;
         if search == ConfigMapSearch::Off {
             return admission::decide(pod, &namespace, &[], injection);

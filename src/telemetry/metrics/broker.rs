@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use prometheus::{Encoder as _, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
-use super::{Maker, MetricsError};
+use super::{Maker, MetricsError, since_1970};
 
 /// The broker's families; fields are private, verbs are the interface.
 #[derive(Debug)]
@@ -129,8 +129,7 @@ impl BrokerMetrics {
 
     /// A certificate is in use that lasts until `end`: `authority` or `server`.
     pub fn certificate(&self, which: &'static str, end: SystemTime) {
-        let seconds = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.expiry.with_label_values(&[which]).set(seconds);
+        self.expiry.with_label_values(&[which]).set(since_1970(end));
     }
 
     /// What is followed now, and how much is known by that.

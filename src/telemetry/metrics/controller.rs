@@ -1,8 +1,10 @@
 //! The controller's families.
 
-use prometheus::{Encoder as _, HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder};
+use std::time::SystemTime;
 
-use super::{Maker, MetricsError};
+use prometheus::{Encoder as _, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+
+use super::{Maker, MetricsError, since_1970};
 
 /// The controller's families; fields are private, verbs are the interface.
 #[derive(Debug)]
@@ -11,6 +13,8 @@ pub struct ControllerMetrics {
     admissions: IntCounterVec,
     admission_seconds: HistogramVec,
     lines_lost: IntCounter,
+    expiry: GaugeVec,
+    in_sync: IntGauge,
 }
 
 /// The API server gives up after seconds.
@@ -37,6 +41,15 @@ impl ControllerMetrics {
                 "postern_admission_lines_lost_total",
                 "Admission lines lost because standard output was not read in time",
             ))?,
+            expiry: m.float(
+                "postern_webhook_certificate_expiry_timestamp_seconds",
+                "When the certificate ends, in seconds since 1970",
+                &["certificate"],
+            )?,
+            in_sync: m.add(IntGauge::new(
+                "postern_webhook_ca_bundle_in_sync",
+                "Whether API servers trust the certificate shown, by the webhook configuration as last read",
+            ))?,
             registry: m.0,
         })
     }
@@ -50,6 +63,16 @@ impl ControllerMetrics {
     /// An admission line was lost.
     pub fn admission_line_lost(&self) {
         self.lines_lost.inc();
+    }
+
+    /// A certificate is in use that lasts until `end`: `authority` or `server`.
+    pub fn certificate(&self, which: &'static str, end: SystemTime) {
+        self.expiry.with_label_values(&[which]).set(since_1970(end));
+    }
+
+    /// Whether the webhook configuration leads to the certificate that is shown.
+    pub fn ca_bundle_in_sync(&self, is_so: bool) {
+        self.in_sync.set(i64::from(is_so));
     }
 
     /// The exposition text (version 0.0.4).

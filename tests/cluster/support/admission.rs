@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -34,7 +35,7 @@ pub fn injection() -> InjectionSettings {
         image_pull_policy: PullPolicy::IfNotPresent,
         image_pull_secrets: Vec::new(),
         broker: "https://postern-broker.postern-system.svc:8443".into(),
-        broker_ca: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(),
+        broker_ca: Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into()),
         resolvers: vec!["10.96.0.10".parse().expect("an address")],
         resources: Resources::default(),
         allowed: Allowed::default(),
@@ -193,8 +194,11 @@ impl Hook {
         let address = runtime.block_on(async {
             let client = client(server, token).await;
             let namespaces = WatchedNamespaces::start(client.clone());
-            let settings =
-                WebhookSettings { injection: injection(), config_maps: search, linger: Duration::from_secs(1) };
+            let settings = WebhookSettings {
+                injection: Arc::new(ArcSwap::from_pointee(injection())),
+                config_maps: search,
+                linger: Duration::from_secs(1),
+            };
             let webhook = Webhook::new(settings, Box::new(namespaces), Box::new(LiveConfigMaps::new(client)), log);
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("bound");
