@@ -4,8 +4,11 @@
 
 mod broker;
 mod check;
+mod cluster;
+mod controller;
 mod demo;
 mod inject;
+mod injection;
 mod sidecar;
 
 use std::process::ExitCode;
@@ -47,8 +50,9 @@ line, the configuration or a document is wrong.";
 enum Command {
     Sidecar(sidecar::Args),
     Broker(Box<broker::Args>),
+    Controller(Box<controller::Args>),
     Check(check::Args),
-    Inject(inject::Args),
+    Inject(Box<inject::Args>),
     Demo(demo::Args),
 }
 
@@ -57,6 +61,7 @@ pub fn run() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Sidecar(args) => sidecar::run(&args),
         Command::Broker(args) => broker::run(&args),
+        Command::Controller(args) => controller::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Demo(args) => demo::run(&args),

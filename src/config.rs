@@ -1,4 +1,6 @@
 //! The configuration file (layer 5): from YAML to each owner's settings, all problems at once.
 
 pub mod broker;
+pub mod controller;
+mod service;
 pub mod sidecar;

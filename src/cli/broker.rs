@@ -2,18 +2,17 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 
 use super::sidecar::Signals;
-use super::{FAILED, OK, duration, level, runtime};
+use super::{FAILED, OK, cluster, duration, level, runtime};
 use crate::api::env::ADMIN_PORT;
 use crate::config::broker::{Options, Settings};
 use crate::control::broker::{Broker, CertificateKeeper, Parts};
@@ -143,23 +142,11 @@ pub(super) fn run(args: &Args) -> u8 {
     code
 }
 
-/// Reads how to reach the API server.
-async fn cluster(kubeconfig: Option<&Path>) -> Result<kube::Config, String> {
-    let Some(file) = kubeconfig else {
-        return kube::Config::incluster()
-            .map_err(|error| format!("this is no pod of a cluster ({error}); --kubeconfig FILE names one"));
-    };
-    let wrong = |error| format!("{}: {error}", file.display());
-    let read = Kubeconfig::read_from(file).map_err(wrong)?;
-    kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(wrong)
-}
-
 async fn serve(args: &Args) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|error| format!("signals cannot be handled: {error}"))?;
-    let cluster = cluster(args.kubeconfig.as_deref()).await?;
-    let namespace = args.namespace.clone().unwrap_or_else(|| cluster.default_namespace.clone());
-    let client = kube::Client::try_from(cluster).map_err(|error| format!("no client for the API server: {error}"))?;
-    let running = Running::start(args, namespace, client).await?;
+    let access = cluster::access(args.kubeconfig.as_deref()).await?;
+    let namespace = args.namespace.clone().unwrap_or_else(|| access.default_namespace.clone());
+    let running = Running::start(args, namespace, cluster::client(access)?).await?;
     signals.stop().await;
     tracing::info!(grace = ?args.shutdown_grace, "draining: sidecars are sent elsewhere");
     tokio::select! {

@@ -5,10 +5,10 @@ use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use super::injection::InjectionArgs;
 use super::{FAILED, INVALID, OK};
-use crate::control::admission::settings::{Allowed, InjectionSettings, PullPolicy, Resources};
+use crate::control::admission::settings::InjectionSettings;
 use crate::control::admission::{NamespaceMeta, Outcome, Verdict, decide};
-use crate::core::upstream::{Scheme, UpstreamUrl};
 use crate::tls::client::parse_bundle;
 use read::{Document, Format};
 use tree::Node;
@@ -41,18 +41,8 @@ pub(super) struct Args {
     /// Manifests; `-` or none reads standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The sidecar's image
-    #[arg(long, value_parser = image)]
-    image: String,
-    /// When nodes fetch the image: Always, IfNotPresent or Never
-    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
-    image_pull_policy: PullPolicy,
-    /// A Secret to fetch the image with; may be given several times
-    #[arg(long, value_name = "SECRET")]
-    image_pull_secret: Vec<String>,
-    /// Where the sidecar finds the broker: an https URL
-    #[arg(long, value_name = "URL", value_parser = broker)]
-    broker: String,
+    #[command(flatten)]
+    injection: InjectionArgs,
     /// The broker's CA certificates, as PEM
     #[arg(long, value_name = "FILE")]
     broker_ca: PathBuf,
@@ -67,24 +57,6 @@ pub(super) struct Args {
     /// An annotation of the namespace: a default of config.postern.dev/...; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     namespace_annotation: Vec<(String, String)>,
-    /// A path of the node that pods may mount; may be given several times
-    #[arg(long, value_name = "PATH")]
-    allow_host_path: Vec<String>,
-}
-
-fn image(text: &str) -> Result<String, &'static str> {
-    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    if good { Ok(text.to_owned()) } else { Err("expected the name of an image") }
-}
-
-fn pull_policy(text: &str) -> Result<PullPolicy, &'static str> {
-    let all = [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never];
-    all.into_iter().find(|policy| policy.as_str() == text).ok_or("expected Always, IfNotPresent or Never")
-}
-
-fn broker(text: &str) -> Result<String, &'static str> {
-    let is_https = UpstreamUrl::parse(text).is_ok_and(|url| url.scheme == Scheme::Https);
-    if is_https { Ok(text.to_owned()) } else { Err("expected an https URL") }
 }
 
 fn pair(text: &str) -> Result<(String, String), &'static str> {
@@ -147,16 +119,7 @@ fn settings(args: &Args) -> Result<InjectionSettings, Trouble> {
         let text = format!("--broker-ca {}: expected PEM certificates", args.broker_ca.display());
         return Err(Trouble::Given(vec![text]));
     }
-    Ok(InjectionSettings {
-        image: args.image.clone(),
-        image_pull_policy: args.image_pull_policy,
-        image_pull_secrets: args.image_pull_secret.clone(),
-        broker: args.broker.clone(),
-        broker_ca: Some(broker_ca),
-        resolvers: args.resolvers.clone(),
-        resources: Resources::default(),
-        allowed: Allowed { host_paths: args.allow_host_path.clone(), ..Allowed::default() },
-    })
+    Ok(InjectionSettings { broker_ca: Some(broker_ca), resolvers: args.resolvers.clone(), ..args.injection.settings() })
 }
 
 fn namespace(args: &Args) -> NamespaceMeta {
@@ -274,6 +237,7 @@ mod tests {
 
     use super::*;
     use crate::config::sidecar::{SourceSettings, of_pod};
+    use crate::control::admission::settings::{Allowed, PullPolicy, Resources};
 
     /// What the webhook writes, the sidecar reads: each variable as it is meant.
     #[test]

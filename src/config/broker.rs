@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::service;
 use crate::control::broker::{Admission, BrokerSettings, Rate, Times};
 use crate::control::certificate::{AuthoritySettings, CertificateFiles, CertificateSource};
 
@@ -60,7 +61,7 @@ const BURST_SECONDS: u32 = 10;
 impl Options {
     /// The settings.
     pub fn settings(self) -> Settings {
-        let mut names = names(&self.service, &self.namespace, &self.cluster_domain);
+        let mut names = service::names(&self.service, &self.namespace, &self.cluster_domain);
         names.extend(self.extra_names);
         let account =
             Rate { burst: self.account_rate.saturating_mul(BURST_SECONDS), per_second: f64::from(self.account_rate) };
@@ -88,14 +89,4 @@ impl Options {
         };
         Settings { broker, certificate }
     }
-}
-
-/// Every name that a Service has inside its cluster.
-fn names(service: &str, namespace: &str, domain: &str) -> Vec<String> {
-    vec![
-        format!("{service}.{namespace}.svc"),
-        format!("{service}.{namespace}.svc.{domain}"),
-        format!("{service}.{namespace}"),
-        service.to_owned(),
-    ]
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+use super::quantity::Quantity;
 use crate::core::upstream::Host;
 
 /// Everything that an injection needs beside the pod.
@@ -90,6 +91,11 @@ impl Resources {
         limits.insert("memory".into(), json!(self.memory_limit));
         json!({"requests": {"cpu": self.cpu_request, "memory": self.memory_request}, "limits": limits})
     }
+}
+
+/// Whether it is a quantity above zero, as Kubernetes writes them: `10m`, `96Mi`.
+pub fn is_quantity(text: &str) -> bool {
+    Quantity::parse(text).is_some()
 }
 
 /// A host, or every host below a suffix.

@@ -1,6 +1,6 @@
 //! What a decision needs to know and a review does not say.
 
-use std::future::ready;
+use std::future::{Future, ready};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
@@ -68,8 +68,11 @@ impl WatchedNamespaces {
     }
 
     /// Waits until all namespaces have been seen once.
-    pub async fn ready(&self) {
-        let _ended_with_its_owner = self.store.wait_until_ready().await;
+    pub fn ready(&self) -> impl Future<Output = ()> + Send + use<> {
+        let store = self.store.clone();
+        async move {
+            let _ended_with_its_owner = store.wait_until_ready().await;
+        }
     }
 }
 
