@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod apiserver;
+pub mod controller;
 pub mod deployed;
 pub mod kind;
 pub mod pod;

@@ -5,7 +5,7 @@ use postern::control::webhook::ConfigMapSearch;
 use serde_json::{Value, json};
 
 use crate::support::ApiServer;
-use crate::support::admission::{Golden, Hook, OWNER, configure, create, eventually, manifests, stderr, stdout};
+use crate::support::admission::{Golden, Hook, OWNER, configure, create, eventually, manifests, owner, stderr, stdout};
 
 /// A pod that opted in, with what is given.
 fn pod(name: &str, label: Option<&str>, annotation: Option<&str>) -> Value {
@@ -236,8 +236,9 @@ fn while_the_webhook_is_down_only_those_who_asked_for_it_wait() {
     drop(socket);
     let authority =
         postern::tls::authority::Authority::new("t", std::time::Duration::from_secs(60), std::time::SystemTime::now());
-    let owner =
-        configure(server, &format!("https://{address}/mutate/v1/pods"), authority.expect("an authority").certificate());
+    let owner = owner();
+    let authority = authority.expect("an authority");
+    configure(server, &owner, &format!("https://{address}/mutate/v1/pods"), Some(authority.certificate()));
     let namespace = |mode: Option<&str>| {
         let meta = mode.map_or_else(|| json!({}), |mode| json!({"labels": {"postern.dev/inject": mode}}));
         crate::support::admission::namespace(server, "down", &meta, Some((OWNER, &owner)))

@@ -206,7 +206,8 @@ impl Hook {
             address
         });
         let url = format!("https://{address}{PATH}");
-        let owner = configure(server, &url, authority.certificate());
+        let owner = owner();
+        configure(server, &owner, &url, Some(authority.certificate()));
         let hook = Self { server, owner, metrics, lines, runtime: Some(runtime), _drain: drain };
         hook.await_calls();
         hook
@@ -270,26 +271,32 @@ impl Drop for Hook {
     }
 }
 
-/// Makes the API server call `url` as manifests/base/webhook.yaml says, for namespaces with a label of their own:
-/// other tests share the server. Returns the label's value, which is the configuration's name.
-pub fn configure(server: &ApiServer, url: &str, ca: &str) -> String {
+/// A value of [`OWNER`] that no other test has.
+pub fn owner() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let owner = format!("postern-injector-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    format!("postern-injector-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Makes the API server call `url` as manifests/base/webhook.yaml says, for namespaces with a label of their own:
+/// other tests share the server. The configuration is called like the label's value.
+pub fn configure(server: &ApiServer, owner: &str, url: &str, ca: Option<&str>) {
     let mut document = manifests("webhook.yaml").remove(0);
     document["metadata"]["name"] = json!(owner);
     for webhook in document["webhooks"].as_array_mut().expect("webhooks") {
         assert_eq!(webhook["clientConfig"]["service"]["path"], PATH, "the manifest names our path");
         assert!(webhook["clientConfig"].get("caBundle").is_none(), "that is the controller's to write");
-        webhook["clientConfig"] = json!({"url": url, "caBundle": BASE64_STANDARD.encode(ca)});
+        webhook["clientConfig"] = json!({"url": url});
+        if let Some(ca) = ca {
+            webhook["clientConfig"]["caBundle"] = json!(BASE64_STANDARD.encode(ca));
+        }
         let namespaces = webhook["namespaceSelector"]["matchExpressions"].as_array_mut().expect("a selector");
         namespaces.push(json!({"key": OWNER, "operator": "In", "values": [owner]}));
     }
     server.create("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", &document);
-    owner
 }
 
 /// A client with the administrator's rights, or those of a token.
-async fn client(server: &ApiServer, token: Option<&str>) -> kube::Client {
+pub async fn client(server: &ApiServer, token: Option<&str>) -> kube::Client {
     let mut kubeconfig = Kubeconfig::read_from(server.kubeconfig()).expect("a kubeconfig");
     if let Some(token) = token {
         let user = kubeconfig.auth_infos.first_mut().expect("a user");

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
@@ -31,8 +33,8 @@ impl Authority {
         &self.pem
     }
 
-    /// A TLS server with a fresh leaf for `names`, offering `alpn`.
-    pub fn server(&self, names: &[&str], alpn: &[&[u8]], expired: bool) -> Arc<ServerConfig> {
+    /// A fresh leaf for `names`, and its key.
+    pub fn leaf(&self, names: &[&str], expired: bool) -> (Certificate, KeyPair) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().expect("a key can be made");
         let mut params = CertificateParams::new(names).expect("the names are valid");
@@ -41,7 +43,12 @@ impl Authority {
             params.not_before = date_time_ymd(2001, 1, 1);
             params.not_after = date_time_ymd(2002, 1, 1);
         }
-        let leaf = params.signed_by(&key, &self.issuer).expect("the root signs the leaf");
+        (params.signed_by(&key, &self.issuer).expect("the root signs the leaf"), key)
+    }
+
+    /// A TLS server with a fresh leaf for `names`, offering `alpn`.
+    pub fn server(&self, names: &[&str], alpn: &[&[u8]], expired: bool) -> Arc<ServerConfig> {
+        let (leaf, key) = self.leaf(names, expired);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
