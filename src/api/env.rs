@@ -17,6 +17,8 @@ pub const BROKER_CA: &str = "POSTERN_BROKER_CA";
 pub const RESOLVERS: &str = "POSTERN_RESOLVERS";
 /// `true` where every other container of the pod is non-root and without capabilities.
 pub const POD_HARDENED: &str = "POSTERN_POD_HARDENED";
+/// Where the sidecar answers probes: the pod's address, of whichever family that is.
+pub const ADMIN_ADDRESS: &str = "POSTERN_ADMIN_ADDRESS";
 /// Names of servers, joined by commas, that the pod narrows itself to. Without it: all bound ones.
 pub const SERVERS: &str = "POSTERN_SERVERS";
 /// From which level on the sidecar logs. Without it: `info`.
@@ -25,7 +27,7 @@ pub const LOG_LEVEL: &str = "POSTERN_LOG_LEVEL";
 pub const SHUTDOWN_GRACE: &str = "POSTERN_SHUTDOWN_GRACE";
 
 /// Every name that the sidecar's container gets.
-pub const SIDECAR: [&str; 11] = [
+pub const SIDECAR: [&str; 12] = [
     POD_NAME,
     POD_NAMESPACE,
     POD_UID,
@@ -34,6 +36,7 @@ pub const SIDECAR: [&str; 11] = [
     BROKER_CA,
     RESOLVERS,
     POD_HARDENED,
+    ADMIN_ADDRESS,
     SERVERS,
     LOG_LEVEL,
     SHUTDOWN_GRACE,

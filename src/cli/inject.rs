@@ -271,6 +271,7 @@ mod tests {
             ("metadata.namespace", "research"),
             ("metadata.uid", "u"),
             ("spec.serviceAccountName", "research-agent"),
+            ("status.podIP", "fd00::7"),
         ]);
         let variables: HashMap<String, String> = sidecar[0]["env"]
             .as_array()
@@ -292,6 +293,7 @@ mod tests {
         assert_eq!(broker.url.to_string(), "https://broker.example:8443/");
         assert_eq!(Some(&*broker.ca), settings.broker_ca.as_ref().map(String::as_bytes));
         assert!(broker.pod.hardened);
+        assert_eq!(read.admin.to_string(), "[fd00::7]:15190");
         let servers = broker.pod.servers.iter().flatten().map(ToString::to_string);
         assert_eq!(servers.collect::<std::collections::BTreeSet<_>>(), ["github", "jira"].map(str::to_owned).into());
         let resolvers = format!("{:?}", read.proxy.dial.resolvers);

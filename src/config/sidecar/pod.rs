@@ -23,7 +23,7 @@ pub const VARIABLES: [(&str, &str); 16] = [
     (env::POD_HARDENED, "source.broker.podHardened"),
     (env::SERVERS, "source.broker.servers"),
     ("POSTERN_ENDPOINT_PORT", "endpoint.port"),
-    ("POSTERN_ADMIN_ADDRESS", "admin.address"),
+    (env::ADMIN_ADDRESS, "admin.address"),
     ("POSTERN_ADMIN_PORT", "admin.port"),
     (env::RESOLVERS, "dial.resolvers"),
     ("POSTERN_PUBLIC_DIRECTORY", "public.directory"),
@@ -146,7 +146,7 @@ mod tests {
             (env::POD_HARDENED, "true"),
             (env::SERVERS, "github, search"),
             ("POSTERN_ENDPOINT_PORT", "0"),
-            ("POSTERN_ADMIN_ADDRESS", "127.0.0.1"),
+            (env::ADMIN_ADDRESS, "fd00::7"),
             ("POSTERN_ADMIN_PORT", "9"),
             (env::RESOLVERS, "10.0.0.10,10.0.0.11:5353"),
             ("POSTERN_PUBLIC_DIRECTORY", "/public"),
@@ -155,7 +155,7 @@ mod tests {
         ]);
         let settings = settings.unwrap();
         assert_eq!(settings.caller.pod, None, "empty is not set");
-        assert_eq!((settings.proxy.port, settings.admin.to_string().as_str()), (0, "127.0.0.1:9"));
+        assert_eq!((settings.proxy.port, settings.admin.to_string().as_str()), (0, "[fd00::7]:9"));
         let resolvers: Vec<String> = settings.proxy.dial.resolvers.iter().map(ToString::to_string).collect();
         assert_eq!(resolvers, ["10.0.0.10:53", "10.0.0.11:5353"]);
         assert_eq!(settings.public.as_deref(), Some(Path::new("/public")));

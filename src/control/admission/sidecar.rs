@@ -83,6 +83,7 @@ fn environment(config: &PodConfig, hardened: bool, settings: &InjectionSettings)
         set(env::BROKER_CA, settings.broker_ca.clone().unwrap_or_default()),
         set(env::RESOLVERS, joined(settings.resolvers.iter().map(ToString::to_string).collect())),
         set(env::POD_HARDENED, hardened.to_string()),
+        of_pod(env::ADMIN_ADDRESS, "status.podIP"),
     ];
     let servers = config.servers.as_ref().map(|names| joined(names.iter().map(ToString::to_string).collect()));
     let optional = [
