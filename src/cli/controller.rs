@@ -161,7 +161,7 @@ fn injection(args: &Args) -> Result<InjectionSettings, String> {
     if args.linger >= args.shutdown_grace {
         return Err("--linger has to be less than --shutdown-grace: its last calls are to be answered".into());
     }
-    let mut settings = args.injection.settings();
+    let mut settings = args.injection.settings()?;
     settings.resolvers.clone_from(&args.resolvers);
     if args.resolvers.is_empty() {
         let ours =

@@ -119,7 +119,8 @@ fn settings(args: &Args) -> Result<InjectionSettings, Trouble> {
         let text = format!("--broker-ca {}: expected PEM certificates", args.broker_ca.display());
         return Err(Trouble::Given(vec![text]));
     }
-    Ok(InjectionSettings { broker_ca: Some(broker_ca), resolvers: args.resolvers.clone(), ..args.injection.settings() })
+    let injection = args.injection.settings().map_err(|problem| Trouble::Given(vec![problem]))?;
+    Ok(InjectionSettings { broker_ca: Some(broker_ca), resolvers: args.resolvers.clone(), ..injection })
 }
 
 fn namespace(args: &Args) -> NamespaceMeta {

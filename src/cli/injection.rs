@@ -77,8 +77,8 @@ fn network(text: &str) -> Result<Cidr, &'static str> {
 
 impl InjectionArgs {
     /// The settings, without what the sidecar is to trust and to ask for addresses.
-    pub(super) fn settings(&self) -> InjectionSettings {
-        InjectionSettings {
+    pub(super) fn settings(&self) -> Result<InjectionSettings, String> {
+        let settings = InjectionSettings {
             image: self.image.clone(),
             image_pull_policy: self.image_pull_policy,
             image_pull_secrets: self.image_pull_secret.clone(),
@@ -97,6 +97,12 @@ impl InjectionArgs {
                 skip_ports: self.allow_skip_port.clone(),
                 skip_cidrs: self.allow_skip_cidr.clone(),
             },
+        };
+        match settings.resources.exceeded().first() {
+            Some((what, limit)) => {
+                Err(format!("--{what}-request is above the limit of {limit}; set --{what}-limit too"))
+            }
+            None => Ok(settings),
         }
     }
 }

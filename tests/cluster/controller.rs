@@ -30,7 +30,7 @@ async fn the_brokers_certificates_reach_the_next_pod() {
     let told = |name: &str| variable(&place.injected(&pods, name), "POSTERN_BROKER_CA");
     assert_eq!(told("before"), first);
     place.tell_broker_ca("no certificate");
-    controller.diagnostic("ca.crt: expected PEM certificates").await;
+    controller.diagnostic("no certificates of the broker are told there (PEM)").await;
     assert_eq!(told("meanwhile"), first);
     assert!(controller.is_ready(), "what was known is still so");
     place.tell_broker_ca(&second);

@@ -166,18 +166,9 @@ impl<'a> Reader<'a> {
             memory_request: quantity("memory-request").unwrap_or_else(|| default.memory_request.clone()),
             memory_limit: quantity("memory-limit").unwrap_or_else(|| default.memory_limit.clone()),
         };
-        let pairs = [
-            ("cpu", &resources.cpu_request, resources.cpu_limit.as_ref()),
-            ("memory", &resources.memory_request, Some(&resources.memory_limit)),
-        ];
-        for (what, request, limit) in pairs {
-            if let Some(limit) = limit
-                && Quantity::parse(request) > Quantity::parse(limit)
-            {
-                let cause =
-                    format!("{CONFIG_PREFIX}{what}-request is above the limit of {limit}; set {what}-limit too");
-                self.fault(AdmissionReason::InvalidConfig, true, &cause);
-            }
+        for (what, limit) in resources.exceeded() {
+            let cause = format!("{CONFIG_PREFIX}{what}-request is above the limit of {limit}; set {what}-limit too");
+            self.fault(AdmissionReason::InvalidConfig, true, &cause);
         }
         resources
     }

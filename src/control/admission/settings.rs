@@ -83,6 +83,15 @@ impl Default for Resources {
 }
 
 impl Resources {
+    /// The limits that lie below their request: of what, and how much.
+    pub fn exceeded(&self) -> Vec<(&'static str, &str)> {
+        let cpu = self.cpu_limit.as_ref().map(|limit| ("cpu", &self.cpu_request, limit));
+        let memory = ("memory", &self.memory_request, &self.memory_limit);
+        let is_above = |(_, request, limit): &(_, &String, &String)| Quantity::parse(request) > Quantity::parse(limit);
+        let both = cpu.into_iter().chain([memory]);
+        both.filter(is_above).map(|(what, _, limit)| (what, limit.as_str())).collect()
+    }
+
     pub(super) fn as_json(&self) -> Value {
         let mut limits = Map::new();
         if let Some(cpu) = &self.cpu_limit {

@@ -27,7 +27,7 @@ pub enum BrokerCaSource {
 /// How often is looked, whatever the watch says.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Why the certificates are not known.
+/// Why nothing is told.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerCaError {
     /// The API server says no, or nothing.
@@ -36,9 +36,14 @@ pub enum BrokerCaError {
     /// The file cannot be read.
     #[error("{0}: {1}")]
     File(String, std::io::ErrorKind),
-    /// There is something else, or nothing.
-    #[error("{0}: expected PEM certificates")]
-    NoCertificates(String),
+}
+
+/// What stands where the certificates are told.
+struct Told {
+    text: String,
+    at: String,
+    /// The ConfigMap's.
+    version: Option<String>,
 }
 
 /// Keeps what is injected in step with what the broker tells.
@@ -58,47 +63,55 @@ impl BrokerCaKeeper {
     pub async fn run(self) {
         let mut pace = Pace::new(AGAIN);
         loop {
-            let round = self.round().await;
-            if let Err(error) = &round {
-                let known = self.injection.load().broker_ca.is_some();
-                tracing::error!(%error, known, "the broker's certificates cannot be read");
+            let told = self.look().await;
+            match &told {
+                Ok(told) => self.take(told),
+                Err(error) => tracing::error!(%error, "the broker's certificates cannot be read"),
             }
             let news = async {
-                match (&round, &self.source) {
-                    (Ok(Some(version)), BrokerCaSource::ConfigMap(name)) => changed(&self.api(), name, version).await,
+                match (&told, &self.source) {
+                    (Ok(Told { version: Some(version), .. }), BrokerCaSource::ConfigMap(name)) => {
+                        changed(&self.api(), name, version).await;
+                    }
                     _ => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(pace.after(round.is_ok())) => {}
+                () = tokio::time::sleep(pace.after(told.is_ok())) => {}
                 () = news => {}
             }
         }
     }
 
-    /// Looks once. What was known stays so where nothing better is told.
-    async fn round(&self) -> Result<Option<String>, BrokerCaError> {
-        let (told, at, version) = match &self.source {
+    async fn look(&self) -> Result<Told, BrokerCaError> {
+        match &self.source {
             BrokerCaSource::ConfigMap(name) => {
                 let at = format!("{}/{name}", self.namespace);
                 let found = self.api().get(name).await;
                 let map = found.map_err(|error| BrokerCaError::Api(at.clone(), kind(&error)))?;
-                let told = map.data.and_then(|mut data| data.remove("ca.crt")).unwrap_or_default();
-                (told, format!("ConfigMap {at}, ca.crt"), map.metadata.resource_version)
+                let text = map.data.and_then(|mut data| data.remove("ca.crt")).unwrap_or_default();
+                Ok(Told { text, at: format!("ConfigMap {at}, ca.crt"), version: map.metadata.resource_version })
             }
             BrokerCaSource::File(path) => {
                 let at = path.display().to_string();
                 let text = std::fs::read_to_string(path);
-                (text.map_err(|error| BrokerCaError::File(at.clone(), error.kind()))?, at, None)
+                let text = text.map_err(|error| BrokerCaError::File(at.clone(), error.kind()))?;
+                Ok(Told { text, at, version: None })
             }
-        };
-        parse_bundle(told.as_bytes()).map_err(|_| BrokerCaError::NoCertificates(at))?;
-        let present = self.injection.load_full();
-        if present.broker_ca.as_deref() != Some(&told) {
-            tracing::info!(first = present.broker_ca.is_none(), "the broker's certificates are injected from now on");
-            self.injection.store(Arc::new(InjectionSettings { broker_ca: Some(told), ..(*present).clone() }));
         }
-        Ok(version)
+    }
+
+    /// What was known stays so where nothing better is told.
+    fn take(&self, told: &Told) {
+        let present = self.injection.load_full();
+        let (at, known) = (&told.at, present.broker_ca.is_some());
+        if parse_bundle(told.text.as_bytes()).is_err() {
+            tracing::warn!(at, known, "no certificates of the broker are told there (PEM)");
+        } else if present.broker_ca.as_ref() != Some(&told.text) {
+            tracing::info!(at, changed = known, "the broker's certificates are injected from now on");
+            let broker_ca = Some(told.text.clone());
+            self.injection.store(Arc::new(InjectionSettings { broker_ca, ..(*present).clone() }));
+        }
     }
 
     fn api(&self) -> Api<ConfigMap> {

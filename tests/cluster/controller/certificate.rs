@@ -66,6 +66,32 @@ async fn a_bundle_that_somebody_changes_is_repaired() {
     }
 }
 
+/// Somebody else writes the field whenever we have. The fight is told, and slows down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fight_over_the_bundle_slows_down() {
+    let place = Place::new("fight");
+    let controller = place.start(&[]).await;
+    place.call(controller.address);
+    controller.until_ready(true);
+    let ours = place.bundle();
+    let told = "somebody else writes the caBundle all the time";
+    let mut written = 0;
+    while !controller.diagnostics().contains(told) {
+        place.write_bundle(Authority::new().pem());
+        written += 1;
+        place.until_bundle(&ours);
+    }
+    assert!((5..10).contains(&written), "{written}");
+    // From now on it takes its time, and repairs all the same.
+    let repairs = || controller.diagnostics().matches("the caBundle is written").count();
+    let before = repairs();
+    for _ in 0..10 {
+        place.write_bundle(Authority::new().pem());
+    }
+    place.until_bundle(&ours);
+    assert!(repairs() <= before + 2, "{} repairs more", repairs() - before);
+}
+
 /// Both find the Secret empty. Whichever is called, its certificate is trusted.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_that_race_for_an_empty_secret_share_one_authority() {
