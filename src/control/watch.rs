@@ -20,11 +20,11 @@ use tokio::sync::{mpsc, watch};
 
 use self::follow::{Ear, Lost, Told, follow};
 pub use self::kind::{bindings, bundle, secret};
-use super::broker::Clock;
 use super::heard::Heard;
 use super::index::{Access, Change, Facts, Index, Kind, Scope};
 use super::views::Views;
 use crate::core::name::BindingId;
+use crate::runtime::clock::Clock;
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::metrics::broker::Followed;
 use crate::telemetry::session::SessionLog;

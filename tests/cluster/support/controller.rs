@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::ApiServer;
 use super::admission::{OWNER, configure, create, eventually, manifests, namespace, owner};
-use super::pod::{account, token};
+use super::rights::{Right, install_as, kubeconfig};
 use crate::suite::certificates::Authority;
 use crate::suite::output::{Lines, Metrics};
 use crate::suite::sidecar::Process;
@@ -22,6 +22,8 @@ use crate::suite::sidecar::Process;
 pub const SECRET: &str = "postern-webhook-cert";
 /// The ConfigMap with the broker's certificates, likewise.
 pub const BROKER_CA: &str = "postern-broker-ca";
+/// What the controller may.
+pub const RIGHTS: &str = "rbac.yaml";
 /// The path that API servers post to.
 const PATH: &str = "/mutate/v1/pods";
 
@@ -173,7 +175,10 @@ impl Place {
 
     /// Starts one with the rights of its service account.
     pub async fn start_with_its_rights(&self, arguments: &[&str]) -> Controller {
-        self.start_as(self.kubeconfig(), arguments).await
+        let access = kubeconfig(self.server, &self.namespace, "postern-controller", self.server.url());
+        let path = self.path("kubeconfig");
+        std::fs::write(&path, access).expect("it can be written");
+        self.start_as(path, arguments).await
     }
 
     async fn start_as(&self, kubeconfig: PathBuf, arguments: &[&str]) -> Controller {
@@ -189,49 +194,13 @@ impl Place {
         Controller { address: address("address"), admin: address("admin"), process }
     }
 
-    /// Access with the service account of manifests/base/rbac.yaml.
-    fn kubeconfig(&self) -> PathBuf {
-        let text = std::fs::read_to_string(self.server.kubeconfig()).expect("a kubeconfig");
-        let mut access: Value = serde_yaml::from_str(&text).expect("YAML");
-        access["users"][0]["user"] =
-            json!({"token": token(self.server, &self.namespace, "postern-controller", json!({}))});
-        let path = self.path("kubeconfig");
-        std::fs::write(&path, access.to_string()).expect("it can be written");
-        path
-    }
-
-    /// Grants what manifests/base/rbac.yaml grants, as if it were installed here, but for what `keep` is against:
-    /// a resource and a verb.
-    pub fn grant(&self, keep: impl Fn(&str, &str) -> bool) {
-        account(self.server, &self.namespace, "postern-controller");
-        let group = "/apis/rbac.authorization.k8s.io/v1";
-        let subject = json!({"kind": "ServiceAccount", "namespace": self.namespace, "name": "postern-controller"});
-        for document in manifests("rbac.yaml") {
-            let kind = document["kind"].as_str().expect("a kind").to_owned();
-            let name = document["metadata"]["name"].as_str().expect("a name");
-            if !matches!(kind.as_str(), "Role" | "ClusterRole") || name == "postern-controller-configmap-search" {
-                continue;
+    /// Grants what manifests/base/rbac.yaml grants, as if it were installed here, but for these.
+    pub fn grant(&self, without: &[Right]) {
+        install_as(self.server, RIGHTS, &self.namespace, without, |rule| {
+            if rule["resourceNames"] == json!(["postern-injector"]) {
+                rule["resourceNames"] = json!([self.owner]);
             }
-            let mut rules = document["rules"].clone();
-            for rule in rules.as_array_mut().expect("rules") {
-                let resource = rule["resources"][0].as_str().expect("a resource").to_owned();
-                if rule["resourceNames"] == json!(["postern-injector"]) {
-                    rule["resourceNames"] = json!([self.owner]);
-                }
-                let verbs = rule["verbs"].as_array_mut().expect("verbs");
-                verbs.retain(|verb| keep(&resource, verb.as_str().expect("a verb")));
-                if verbs.is_empty() {
-                    *rule = json!({"apiGroups": ["none.example"], "resources": ["none"], "verbs": ["get"]});
-                }
-            }
-            let within =
-                if kind == "Role" { format!("{group}/namespaces/{}", self.namespace) } else { group.to_owned() };
-            let (plural, name) = (format!("{}s", kind.to_lowercase()), format!("{}-{name}", self.namespace));
-            self.server.create(&format!("{within}/{plural}"), &json!({"metadata": {"name": name}, "rules": rules}));
-            let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
-            let binding = json!({"metadata": {"name": name}, "roleRef": role, "subjects": [subject]});
-            self.server.create(&format!("{within}/{}bindings", kind.to_lowercase()), &binding);
-        }
+        });
     }
 }
 

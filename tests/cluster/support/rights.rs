@@ -37,16 +37,23 @@ pub fn rights(manifest: &str) -> Vec<Right> {
 /// Gives the service account of a manifest, in `namespace` instead of its own, all that it says but for `without`.
 /// Cluster roles are called after the namespace, so that each test has its own.
 pub fn install(server: &ApiServer, manifest: &str, namespace: &str, without: Option<&Right>) {
+    install_as(server, manifest, namespace, without.map(std::slice::from_ref).unwrap_or_default(), |_| {});
+}
+
+/// Likewise, without all of these, and with what `change` makes of each rule.
+pub fn install_as(server: &ApiServer, manifest: &str, namespace: &str, without: &[Right], change: impl Fn(&mut Value)) {
     for mut document in manifests(manifest) {
         let kind = text(&document, "/kind").to_owned();
         if kind == "ServiceAccount" {
             account(server, namespace, text(&document, "/metadata/name"));
             continue;
         }
-        let of_it = |right: &&Right| document.get("rules").is_some() && right.role == document["metadata"]["name"];
-        if let Some(without) = without.filter(of_it) {
-            document["rules"] = reduced(&document["rules"], without);
+        for right in without {
+            if document.get("rules").is_some() && right.role == document["metadata"]["name"] {
+                document["rules"] = reduced(&document["rules"], right);
+            }
         }
+        document.get_mut("rules").and_then(Value::as_array_mut).into_iter().flatten().for_each(&change);
         let within = match document.pointer("/metadata/namespace") {
             Some(_) => format!("/namespaces/{namespace}"),
             None => {
