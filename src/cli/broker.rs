@@ -11,8 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 
-use super::sidecar::Signals;
-use super::{FAILED, OK, cluster, duration, level, runtime};
+use super::{cluster, duration, level};
 use crate::api::env::ADMIN_PORT;
 use crate::config::broker::{Options, Settings};
 use crate::control::broker::{Broker, CertificateKeeper, Parts};
@@ -22,13 +21,11 @@ use crate::control::views::Views;
 use crate::control::watch::{Watch, WatchParts};
 use crate::runtime::clock;
 use crate::runtime::drain::DrainTrigger;
-use crate::runtime::harden::harden;
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::admin::Admin;
-use crate::telemetry::logs::{self, AccessLog, LogSettings};
+use crate::telemetry::logs::AccessLog;
 use crate::telemetry::metrics::broker::BrokerMetrics;
 use crate::telemetry::session::SessionLog;
-use crate::tls::client::install_provider;
 use crate::tls::server::ServerCertificate;
 
 /// Serve credentials to the sidecars of a cluster
@@ -122,37 +119,17 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> u8 {
-    logs::init(LogSettings { level: args.log_level, format: None });
-    harden();
-    install_provider();
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(code) => return code,
-    };
-    let code = runtime.block_on(async {
-        match serve(args).await {
-            Ok(()) => OK,
-            Err(error) => {
-                eprintln!("postern: {error}");
-                FAILED
-            }
-        }
-    });
-    runtime.shutdown_timeout(Duration::from_millis(200));
-    code
+    cluster::prepare(args.log_level);
+    cluster::run(serve(args))
 }
 
 async fn serve(args: &Args) -> Result<(), String> {
-    let mut signals = Signals::new().map_err(|error| format!("signals cannot be handled: {error}"))?;
-    let access = cluster::access(args.kubeconfig.as_deref()).await?;
-    let namespace = args.namespace.clone().unwrap_or_else(|| access.default_namespace.clone());
-    let running = Running::start(args, namespace, cluster::client(access)?).await?;
+    let mut signals = cluster::signals()?;
+    let (client, namespace) = cluster::connect(args.kubeconfig.as_deref(), args.namespace.as_deref()).await?;
+    let running = Running::start(args, namespace, client).await?;
     signals.stop().await;
     tracing::info!(grace = ?args.shutdown_grace, "draining: sidecars are sent elsewhere");
-    tokio::select! {
-        quiet = running.stop(args.shutdown_grace) => tracing::info!(quiet, "stopped"),
-        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
-    }
+    cluster::end(signals, running.stop(args.shutdown_grace)).await;
     Ok(())
 }
 

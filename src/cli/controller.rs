@@ -12,8 +12,7 @@ use tokio::net::TcpListener;
 use tracing::level_filters::LevelFilter;
 
 use super::injection::InjectionArgs;
-use super::sidecar::Signals;
-use super::{FAILED, INVALID, OK, cluster, duration, level, runtime};
+use super::{INVALID, cluster, duration, level};
 use crate::api::env::ADMIN_PORT;
 use crate::config::controller::{Options, resolvers};
 use crate::control::admission::settings::InjectionSettings;
@@ -24,13 +23,11 @@ use crate::control::webhook::trust::{Trust, TrustKeeper};
 use crate::control::webhook::{ConfigMapSearch, Webhook, WebhookSettings};
 use crate::runtime::clock;
 use crate::runtime::drain::DrainTrigger;
-use crate::runtime::harden::harden;
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::admission::AdmissionLog;
-use crate::telemetry::logs::{self, AccessLog, LogSettings};
+use crate::telemetry::logs::AccessLog;
 use crate::telemetry::metrics::controller::ControllerMetrics;
-use crate::tls::client::install_provider;
 use crate::tls::server::{self, ServerCertificate, Versions};
 
 /// Add sidecars to the pods of a cluster: the admission webhook
@@ -128,31 +125,14 @@ fn search(text: &str) -> Result<ConfigMapSearch, &'static str> {
 }
 
 pub(super) fn run(args: &Args) -> u8 {
-    logs::init(LogSettings { level: args.log_level, format: None });
-    harden();
-    install_provider();
-    let injection = match injection(args) {
-        Ok(injection) => injection,
+    cluster::prepare(args.log_level);
+    match injection(args) {
+        Ok(injection) => cluster::run(serve(args, injection)),
         Err(problem) => {
             eprintln!("postern: {problem}");
-            return INVALID;
+            INVALID
         }
-    };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(code) => return code,
-    };
-    let code = runtime.block_on(async {
-        match serve(args, injection).await {
-            Ok(()) => OK,
-            Err(error) => {
-                eprintln!("postern: {error}");
-                FAILED
-            }
-        }
-    });
-    runtime.shutdown_timeout(Duration::from_millis(200));
-    code
+    }
 }
 
 /// What is injected, but for what the broker tells.
@@ -173,16 +153,12 @@ fn injection(args: &Args) -> Result<InjectionSettings, String> {
 }
 
 async fn serve(args: &Args, injection: InjectionSettings) -> Result<(), String> {
-    let mut signals = Signals::new().map_err(|error| format!("signals cannot be handled: {error}"))?;
-    let access = cluster::access(args.kubeconfig.as_deref()).await?;
-    let namespace = args.namespace.clone().unwrap_or_else(|| access.default_namespace.clone());
-    let running = Running::start(args, injection, namespace, cluster::client(access)?).await?;
+    let mut signals = cluster::signals()?;
+    let (client, namespace) = cluster::connect(args.kubeconfig.as_deref(), args.namespace.as_deref()).await?;
+    let running = Running::start(args, injection, namespace, client).await?;
     signals.stop().await;
     tracing::info!(linger = ?args.linger, "draining: calls are still answered");
-    tokio::select! {
-        quiet = running.stop(args.shutdown_grace) => tracing::info!(quiet, "stopped"),
-        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
-    }
+    cluster::end(signals, running.stop(args.shutdown_grace)).await;
     Ok(())
 }
 

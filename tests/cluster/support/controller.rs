@@ -15,7 +15,7 @@ use super::ApiServer;
 use super::admission::{OWNER, configure, create, eventually, manifests, namespace, owner};
 use super::rights::{Right, install_as, kubeconfig};
 use crate::suite::certificates::Authority;
-use crate::suite::output::{Lines, Metrics};
+use crate::suite::output::Metrics;
 use crate::suite::sidecar::Process;
 
 /// The Secret with the authority, as manifests/base/certificates.yaml calls it.
@@ -246,13 +246,12 @@ impl Controller {
 
     /// Everything on stderr so far.
     pub fn diagnostics(&self) -> String {
-        self.process.stderr.read(Lines::text)
+        self.process.diagnostics()
     }
 
     /// Awaits a line on stderr that contains `text`.
     pub async fn diagnostic(&self, text: &str) -> String {
-        let find = |line: &str| line.contains(text).then(|| line.to_owned());
-        self.process.stderr.until(&format!("{text:?} on stderr"), |lines| lines.take(find)).await
+        self.process.diagnostic(text).await
     }
 
     pub fn terminate(&self) {

@@ -288,13 +288,12 @@ impl Sidecar {
 
     /// Everything on stderr so far.
     pub fn diagnostics(&self) -> String {
-        self.process.stderr.read(Lines::text)
+        self.process.diagnostics()
     }
 
     /// Awaits a line on stderr that contains `text`.
     pub async fn diagnostic(&self, text: &str) -> String {
-        let find = |line: &str| line.contains(text).then(|| line.to_owned());
-        self.process.stderr.until(&format!("{text:?} on stderr"), |lines| lines.take(find)).await
+        self.process.diagnostic(text).await
     }
 
     /// Sends SIGTERM.
@@ -420,6 +419,17 @@ impl Process {
     pub fn signal(&self, name: &str) {
         let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.id)]).status();
         assert!(kill.expect("a shell is there").success(), "it is running");
+    }
+
+    /// Everything on stderr so far.
+    pub fn diagnostics(&self) -> String {
+        self.stderr.read(Lines::text)
+    }
+
+    /// Awaits a line on stderr that contains `text`.
+    pub async fn diagnostic(&self, text: &str) -> String {
+        let find = |line: &str| line.contains(text).then(|| line.to_owned());
+        self.stderr.until(&format!("{text:?} on stderr"), |lines| lines.take(find)).await
     }
 
     /// Awaits the end of the process: its outputs end with it.
