@@ -76,6 +76,9 @@ pub enum CertificateError {
     /// A file cannot be read.
     #[error("{0}: {1}")]
     File(String, std::io::ErrorKind),
+    /// The API server takes too long.
+    #[error("no answer within {0:?}")]
+    Slow(Duration),
     /// Others write it all the time.
     #[error("{0} changes faster than it can be written")]
     Race(String),

@@ -2,6 +2,7 @@
 //! never taken from the watch.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
 use kube::api::{Api, WatchEvent, WatchParams};
@@ -9,8 +10,11 @@ use serde::de::DeserializeOwned;
 
 use super::broker::kind;
 
-/// Returns when the object `name` is not the one of `version` any more. Where that cannot be seen, or
-/// not for longer, it does not return at all: whoever waits has a clock beside it.
+/// A watch that breaks off is worth a look too, but not many in a moment.
+const BREATH: Duration = Duration::from_secs(1);
+
+/// Returns when the object `name` is not the one of `version` any more, or may not be. Where that
+/// cannot be seen at all, it does not return: whoever waits has a clock beside it.
 pub async fn changed<K>(api: &Api<K>, name: &str, version: &str)
 where
     K: Clone + DeserializeOwned + Debug + 'static,
@@ -27,11 +31,12 @@ where
                     WatchEvent::Error(_) => break,
                 }
             }
+            tokio::time::sleep(BREATH).await;
         }
         Err(error) => {
             let kind_of_object = std::any::type_name::<K>().rsplit("::").next().unwrap_or_default();
             tracing::warn!("{kind_of_object} {name} cannot be watched, only looked at: {}", kind(&error));
+            std::future::pending().await
         }
     }
-    std::future::pending().await
 }

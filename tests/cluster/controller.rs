@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::suite::certificates::Authority;
 use crate::support::admission::eventually;
 use crate::support::controller::{BROKER_CA, Place};
+use crate::support::deployed::Road;
 
 fn variable(sidecar: &Value, name: &str) -> String {
     let all = sidecar["env"].as_array().expect("variables");
@@ -36,6 +37,28 @@ async fn the_brokers_certificates_reach_the_next_pod() {
     place.tell_broker_ca(&second);
     controller.diagnostic(r#""changed":true"#).await;
     assert_eq!(told("after"), second);
+}
+
+/// Told by a file instead, nothing is asked of the ConfigMap.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brokers_certificates_may_stand_in_a_file() {
+    let place = Place::new("broker-ca-file");
+    let told = Authority::new().pem().to_owned();
+    let file = place.path("broker-ca.pem").display().to_string();
+    std::fs::write(&file, "").expect("it can be written");
+    let controller = place.start(&["--broker-ca", &file]).await;
+    place.call(controller.address);
+    controller.diagnostic("API servers trust what is shown").await;
+    assert!(controller.diagnostic("no certificates of the broker are told there (PEM)").await.contains(&file));
+    assert!(!controller.is_ready());
+    drop(controller);
+    std::fs::write(&file, &told).expect("it can be written");
+    let controller = place.start(&["--broker-ca", &file]).await;
+    place.call_instead(controller.address);
+    controller.until_ready(true);
+    let pods = place.pods();
+    place.until_injected(&pods, "probe");
+    assert_eq!(variable(&place.injected(&pods, "pod"), "POSTERN_BROKER_CA"), told);
 }
 
 /// Not ready, and called all the same: refused in words, never injected half.
@@ -78,6 +101,28 @@ async fn config_maps_are_searched_as_it_is_told() {
         assert_eq!(said.contains(&format!("Warning: postern: {find}")), search == "warn", "{said}");
         assert_eq!(said.contains(&format!("denied the request: postern: {find}")), search == "deny", "{said}");
     }
+}
+
+/// What it cannot ask just now it knows: it stays ready, and goes on where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_cannot_reach_the_api_server_it_answers_by_what_it_knows() {
+    let place = Place::new("cut");
+    place.grant(&[]);
+    let road = Road::to(place.server.url()).await;
+    let controller = place.start_by(&road.url()).await;
+    place.call(controller.address);
+    controller.until_ready(true);
+    let (ours, pods) = (place.bundle(), place.pods());
+    place.until_injected(&pods, "before");
+    road.cut();
+    controller.diagnostic(&format!("{}: the API server cannot be reached", place.owner)).await;
+    assert!(controller.is_ready());
+    place.injected(&pods, "meanwhile");
+    place.write_bundle(Authority::new().pem());
+    road.open();
+    place.until_bundle(&ours);
+    controller.until_ready(true);
+    place.until_injected(&pods, "after");
 }
 
 /// Out of the endpoints at once, and still there for who has not heard of it.

@@ -12,6 +12,7 @@
 mod attacks;
 mod broker;
 mod configs;
+mod controller;
 mod drain;
 mod echo;
 mod inject;

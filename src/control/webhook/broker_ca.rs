@@ -24,6 +24,8 @@ pub enum BrokerCaSource {
     File(PathBuf),
 }
 
+/// The API server is given this long.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How often is looked, whatever the watch says.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -87,7 +89,9 @@ impl BrokerCaKeeper {
         match &self.source {
             BrokerCaSource::ConfigMap(name) => {
                 let at = format!("{}/{name}", self.namespace);
-                let found = self.api().get(name).await;
+                let answer = tokio::time::timeout(PATIENCE, self.api().get(name)).await;
+                let found =
+                    answer.map_err(|_| BrokerCaError::Api(at.clone(), format!("no answer within {PATIENCE:?}")))?;
                 let map = found.map_err(|error| BrokerCaError::Api(at.clone(), kind(&error)))?;
                 let text = map.data.and_then(|mut data| data.remove("ca.crt")).unwrap_or_default();
                 Ok(Told { text, at: format!("ConfigMap {at}, ca.crt"), version: map.metadata.resource_version })

@@ -28,6 +28,8 @@ use crate::tls::server::ServerCertificate;
 /// Who we are to the API server where it notes who wrote a field.
 pub const FIELD_MANAGER: &str = "postern-webhook";
 
+/// For all of a round. What is left of it is for the next one.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How often is looked, whatever the watch says.
 const AGAIN: Duration = Duration::from_secs(60);
 /// What was seen counts for so long where the API server cannot be asked.
@@ -137,7 +139,8 @@ impl TrustKeeper {
 
     /// Looks once at what is kept and what is configured, and does what is due.
     pub async fn round(&self) -> Result<Seen, CertificateError> {
-        let result = self.looked().await;
+        let result = tokio::time::timeout(PATIENCE, self.looked()).await;
+        let result = result.unwrap_or(Err(CertificateError::Slow(PATIENCE)));
         if let Err(error) = &result {
             tracing::error!(%error, "the webhook's certificate, or the trust in it, cannot be kept");
         }

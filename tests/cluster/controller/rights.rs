@@ -14,7 +14,7 @@ const SEARCH: &str = "postern-controller-configmap-search";
 async fn with_its_rights_it_serves() {
     let place = Place::new("rights");
     place.grant(&[]);
-    let controller = place.start_with_its_rights(&[]).await;
+    let controller = place.start_with_its_rights().await;
     place.call(controller.address);
     controller.until_ready(true);
     let pods = place.pods();
@@ -103,7 +103,7 @@ async fn a_namespace_that_was_not_seen_is_asked_for() {
 async fn it_is_not_ready_while_it_cannot_repair() {
     let place = Place::new("lost");
     place.grant(&[]);
-    let controller = place.start_with_its_rights(&[]).await;
+    let controller = place.start_with_its_rights().await;
     place.call(controller.address);
     controller.until_ready(true);
     let role = format!("{}-postern-controller-admission", place.namespace);
@@ -128,7 +128,7 @@ async fn without(missing: &[(&str, &str)]) -> (Place, Controller) {
     let is_missing = |right: &Right| missing.contains(&(right.resource.as_str(), right.verb.as_str()));
     let granted = rights(RIGHTS).into_iter().filter(|right| right.role != SEARCH);
     place.grant(&granted.filter(is_missing).collect::<Vec<_>>());
-    let controller = place.start_with_its_rights(&[]).await;
+    let controller = place.start_with_its_rights().await;
     place.call(controller.address);
     (place, controller)
 }

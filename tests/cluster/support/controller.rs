@@ -174,11 +174,16 @@ impl Place {
     }
 
     /// Starts one with the rights of its service account.
-    pub async fn start_with_its_rights(&self, arguments: &[&str]) -> Controller {
-        let access = kubeconfig(self.server, &self.namespace, "postern-controller", self.server.url());
+    pub async fn start_with_its_rights(&self) -> Controller {
+        self.start_by(self.server.url()).await
+    }
+
+    /// Likewise, with the API server at this URL.
+    pub async fn start_by(&self, url: &str) -> Controller {
+        let access = kubeconfig(self.server, &self.namespace, "postern-controller", url);
         let path = self.path("kubeconfig");
         std::fs::write(&path, access).expect("it can be written");
-        self.start_as(path, arguments).await
+        self.start_as(path, &[]).await
     }
 
     async fn start_as(&self, kubeconfig: PathBuf, arguments: &[&str]) -> Controller {

@@ -182,7 +182,7 @@ pub struct Road {
 }
 
 impl Road {
-    async fn to(url: &str) -> Self {
+    pub async fn to(url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let road = Self {
             address: listener.local_addr().expect("a bound listener has an address"),
@@ -194,7 +194,7 @@ impl Road {
         road
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
