@@ -5,6 +5,7 @@ pub mod broker;
 pub mod condition;
 pub mod heard;
 pub mod index;
+pub mod status;
 pub mod views;
 pub mod watch;
 pub mod webhook;
