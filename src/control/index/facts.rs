@@ -27,6 +27,8 @@ pub struct Facts {
     pub standing: BTreeMap<ServiceAccount, Standing>,
     /// The conditions that stand in its status already.
     pub reported: Vec<Condition>,
+    /// The generation that its status says it is of.
+    pub reported_generation: Option<i64>,
 }
 
 /// How a binding stands with one service account.

@@ -57,6 +57,8 @@ pub(super) struct BindingObject {
     pub(super) read: Result<Readable, Vec<Fault>>,
     /// The conditions that stand in its status.
     pub(super) reported: Vec<Condition>,
+    /// The generation that its status says it is of.
+    pub(super) reported_generation: Option<i64>,
 }
 
 pub(super) struct Readable {
@@ -86,6 +88,7 @@ impl BindingObject {
             created: text("/metadata/creationTimestamp").and_then(|time| time.parse().ok()),
             read: read_object(raw).and_then(|binding| Readable::new(binding, raw)),
             reported: conditions.filter_map(Condition::read).collect(),
+            reported_generation: raw.pointer("/status/observedGeneration").and_then(Value::as_i64),
             id,
         })
     }

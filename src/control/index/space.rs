@@ -194,6 +194,7 @@ impl Space {
             missing: missing.cloned().collect(),
             standing: standing.clone(),
             reported: object.reported.clone(),
+            reported_generation: object.reported_generation,
         })
     }
 }

@@ -99,6 +99,7 @@ mod tests {
             missing: Vec::new(),
             standing: BTreeMap::new(),
             reported: Vec::new(),
+            reported_generation: None,
         }
     }
 
