@@ -15,6 +15,8 @@ pub struct Facts {
     pub id: BindingId,
     /// This one, not an earlier one of that name.
     pub uid: String,
+    /// Its resourceVersion.
+    pub version: String,
     /// Of the document that all this is said of.
     pub generation: i64,
     /// What is wrong with the document.

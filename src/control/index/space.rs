@@ -188,6 +188,7 @@ impl Space {
         Some(Facts {
             id: object.id.clone(),
             uid: object.uid.clone(),
+            version: object.version.clone(),
             generation: object.generation,
             faults: object.read.as_ref().err().cloned().unwrap_or_default(),
             secret: object.binding().map(|binding| binding.credential.secret_name().clone()),

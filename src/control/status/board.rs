@@ -93,6 +93,7 @@ mod tests {
         Facts {
             id: id(name),
             uid: "u".into(),
+            version: String::new(),
             generation,
             faults: Vec::new(),
             secret: None,
