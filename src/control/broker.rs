@@ -36,6 +36,7 @@ use self::encoding::Encodings;
 pub use self::identity::Identity;
 pub use self::limits::Rate;
 pub use self::refusal::Refusal;
+pub(super) use self::review::kind;
 pub use self::review::{NoAnswer, Review, Reviewing, Token};
 use super::heard::Heard;
 use super::views::Views;

@@ -66,7 +66,7 @@ fn wipe(review: &mut TokenReview) {
 }
 
 /// What kind of error it is. What it quotes could be of the request.
-pub(super) fn kind(error: &kube::Error) -> String {
+pub(in crate::control) fn kind(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("the API server says {} {}", status.code, status.reason),
         kube::Error::Service(_) | kube::Error::HyperError(_) => "the API server cannot be reached".into(),
