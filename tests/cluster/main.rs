@@ -13,6 +13,7 @@ mod documented;
 mod journey;
 mod policies;
 mod server;
+mod status;
 mod support;
 mod tokens;
 mod webhook;
