@@ -8,6 +8,7 @@ pub mod condition;
 pub mod heard;
 pub mod index;
 pub mod pace;
+pub mod status;
 pub mod views;
 pub mod watch;
 pub mod webhook;

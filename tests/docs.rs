@@ -16,6 +16,7 @@ use postern::config::sidecar as config;
 use postern::control::admission::config::KEYS;
 use postern::control::admission::reason::{AdmissionReason, Unchanged};
 use postern::control::broker::Refusal as BrokerRefusal;
+use postern::control::status::{SAYINGS, WriteResult};
 use postern::core::binding::Binding;
 use postern::core::reason::{Fault, Reason};
 use postern::telemetry::metrics::broker::{BrokerMetrics, Followed};
@@ -183,6 +184,8 @@ fn exposition() -> String {
     broker.refused("r");
     broker.reviewed("r");
     broker.certificate("c", UNIX_EPOCH);
+    broker.binding("n", "b", true);
+    broker.status_written("r");
     broker.followed(&Followed::default(), 1, 1);
     broker.watch_failed("k", "c");
     let of_broker = broker.expose(1).unwrap();
@@ -254,6 +257,26 @@ fn every_refusal_of_the_broker_has_its_row() {
     let status = |refusal: &BrokerRefusal| refusal.status().map_or(String::new(), |status| status.as_u16().to_string());
     let row = |refusal: &BrokerRefusal| format!("{} {}", refusal.as_str(), status(refusal));
     assert_eq!(documented, BrokerRefusal::ALL.iter().map(row).collect::<Vec<_>>());
+}
+
+#[test]
+fn everything_that_a_status_says_has_its_row() {
+    let rows = tables(&read("docs/reasons.md"), "condition").concat();
+    let told = |row: &Row| {
+        assert!(
+            !cell(row, 3).is_empty()
+                && cell(row, 4).is_empty() == (cell(row, 1) == "True" && !cell(row, 2).contains("Partly")),
+            "{row:?}"
+        );
+        format!("{} {} {}", code(cell(row, 0)), cell(row, 1), code(cell(row, 2)))
+    };
+    let documented: Vec<String> = rows.iter().map(told).collect();
+    let said = SAYINGS.iter().map(|(kind, truth, reason)| format!("{} {} {reason}", kind.as_str(), truth.as_str()));
+    assert_eq!(documented, said.collect::<Vec<_>>());
+    let metrics = tables(&read("docs/metrics.md"), "family").concat();
+    let writes = metrics.iter().find(|row| cell(row, 0) == "`postern_broker_status_writes_total`").unwrap();
+    let results: Vec<&str> = cell(writes, 3).split('`').skip(1).step_by(2).collect();
+    assert_eq!(results, WriteResult::ALL.map(WriteResult::as_str));
 }
 
 /// The session line has no public type either.

@@ -126,7 +126,8 @@ async fn measure(size: usize) -> Row {
     eprintln!("{size} sidecars: rotated, {rotated}");
 
     let counts = fleet.snapshots();
-    broker.kill();
+    broker.process().signal("KILL");
+    broker.process().exit().await;
     broker.run().await;
     let begun = Instant::now();
     fleet.until_told_again(&counts).await;

@@ -11,16 +11,17 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 
-use super::{cluster, duration, level};
-use crate::api::env::ADMIN_PORT;
+use super::{cluster, duration, level, variable};
+use crate::api::env::{ADMIN_PORT, POD_NAME};
 use crate::config::broker::{Options, Settings};
 use crate::control::broker::{Broker, CertificateKeeper, Parts};
 use crate::control::certificate::CertificateFiles;
 use crate::control::heard::Heard;
+use crate::control::status::{Board, LeaseSettings, LeaseTimes, StatusKeeper, StatusTimes};
 use crate::control::views::Views;
 use crate::control::watch::{Watch, WatchParts};
 use crate::runtime::clock;
-use crate::runtime::drain::DrainTrigger;
+use crate::runtime::drain::{Drain, DrainTrigger};
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::logs::AccessLog;
@@ -41,6 +42,8 @@ use crate::tls::server::ServerCertificate;
 /// It watches the bindings of the whole cluster, and in each namespace that has one the Secrets labelled
 /// postern.dev/credential: "true" and the ConfigMaps labelled postern.dev/ca-bundle: "true", as far
 /// as a RoleBinding there allows it; where none does, the bindings' calls are refused.
+///
+/// The replica that holds the Lease tells each binding's status and Events.
 ///
 /// Standard output: one JSON line per stream, when it ends. Standard error: diagnostics. SIGTERM or
 /// SIGINT sends all sidecars elsewhere and ends when they have gone, or after --shutdown-grace.
@@ -85,6 +88,9 @@ pub(super) struct Args {
     /// Its key, PEM
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
+    /// The Lease by which one of all replicas writes the status of bindings; it must be there
+    #[arg(long, value_name = "NAME", default_value = "postern-broker-status")]
+    lease: String,
     /// How often a sidecar hears something
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     heartbeat: Duration,
@@ -148,14 +154,8 @@ impl Running {
         let lines = AccessLog::stdout().map_err(|error| format!("the session log cannot be started: {error}"))?;
         let log = Arc::new(SessionLog::new(metrics, lines));
         let (views, certificate) = (Views::default(), Arc::new(ServerCertificate::default()));
-        let (watch, heard) = Watch::new(WatchParts {
-            client: client.clone(),
-            views: views.clone(),
-            on_facts: Box::new(|_, _| {}),
-            log: Arc::clone(&log),
-            clock: Arc::new(clock::wall),
-            renewal: args.watch_renewal,
-        });
+        let board = Board::default();
+        let (watch, heard) = watch(args, client.clone(), &views, &board, &log);
         let drain = DrainTrigger::new();
         let parts = Parts {
             views: views.clone(),
@@ -169,6 +169,7 @@ impl Running {
         let admin = TcpListener::bind(args.admin_address).await.map_err(cannot(args.admin_address))?;
         let admin_address = admin.local_addr().map_err(cannot(args.admin_address))?;
         let broker = Broker::bind(broker, parts, drain.watch()).await.map_err(cannot(args.address))?;
+        let status = status(args, client.clone(), &namespace, board, &log, drain.watch());
         let keeper = CertificateKeeper {
             client,
             source,
@@ -185,6 +186,7 @@ impl Running {
             OwnedTask::spawn(probes.serve(admin)),
             OwnedTask::spawn(keeper.run()),
             OwnedTask::spawn(watch.run()),
+            OwnedTask::spawn(status.run()),
             OwnedTask::spawn(broker.run()),
         ];
         Ok(Self { drain, ready, log, _tasks: tasks })
@@ -195,6 +197,50 @@ impl Running {
         let quiet = self.drain.run(grace).await;
         drop(self.log);
         quiet
+    }
+}
+
+/// Follows the cluster, into the views and onto the board.
+fn watch(
+    args: &Args,
+    client: kube::Client,
+    views: &Views,
+    board: &Board,
+    log: &Arc<SessionLog>,
+) -> (Watch, watch::Receiver<Heard>) {
+    let board = board.clone();
+    Watch::new(WatchParts {
+        client,
+        views: views.clone(),
+        on_facts: Box::new(move |id, facts| board.put(id, facts)),
+        log: Arc::clone(log),
+        clock: Arc::new(clock::wall),
+        renewal: args.watch_renewal,
+    })
+}
+
+/// Keeps the status of bindings, when it is this replica's turn.
+fn status(
+    args: &Args,
+    client: kube::Client,
+    namespace: &str,
+    board: Board,
+    log: &Arc<SessionLog>,
+    drain: Drain,
+) -> StatusKeeper {
+    StatusKeeper {
+        client,
+        board,
+        lease: LeaseSettings {
+            namespace: namespace.to_owned(),
+            name: args.lease.clone(),
+            times: LeaseTimes::default(),
+        },
+        replica: variable(POD_NAME).unwrap_or_else(|| "broker".into()),
+        times: StatusTimes::default(),
+        log: Arc::clone(log),
+        clock: Arc::new(clock::wall),
+        drain,
     }
 }
 

@@ -44,7 +44,8 @@ pub struct Watch {
     sources: BTreeMap<Source, Following>,
     /// So that what a follower said before it was ended is not taken for what its successor says.
     started: u64,
-    events: (mpsc::Sender<(u64, Told)>, mpsc::Receiver<(u64, Told)>),
+    telling: mpsc::Sender<(u64, Told)>,
+    told: mpsc::Receiver<(u64, Told)>,
 }
 
 /// What a watch is made of.
@@ -110,6 +111,7 @@ impl Watch {
     pub fn new(parts: WatchParts) -> (Self, watch::Receiver<Heard>) {
         let WatchParts { client, views, on_facts, log, clock, renewal } = parts;
         let (heard, receiver) = watch::channel(Heard::default());
+        let (telling, told) = mpsc::channel(WAITING);
         let watch = Self {
             client,
             index: Index::new(views),
@@ -120,7 +122,8 @@ impl Watch {
             renewal,
             sources: BTreeMap::new(),
             started: 0,
-            events: mpsc::channel(WAITING),
+            telling,
+            told,
         };
         (watch, receiver)
     }
@@ -131,7 +134,7 @@ impl Watch {
         let mut events = Vec::with_capacity(WAITING);
         loop {
             // We hold a sender ourselves, so there is always another one to come.
-            self.events.1.recv_many(&mut events, WAITING).await;
+            self.told.recv_many(&mut events, WAITING).await;
             for (number, told) in events.drain(..) {
                 self.take(number, told);
             }
@@ -221,7 +224,7 @@ impl Watch {
 
     fn begin(&mut self, source: Source) {
         self.started += 1;
-        let ear = Ear { number: self.started, events: self.events.0.clone(), renewal: self.renewal };
+        let ear = Ear { number: self.started, events: self.telling.clone(), renewal: self.renewal };
         let client = self.client.clone();
         let task = match &source {
             Source::Bindings => OwnedTask::spawn(follow(kind::Bindings, client, ear)),

@@ -11,9 +11,11 @@ mod broker;
 mod controller;
 mod crd;
 mod documented;
+#[expect(clippy::print_stdout, reason = "how long things took is worth a line")]
 mod journey;
 mod policies;
 mod server;
+mod status;
 mod support;
 mod tokens;
 mod webhook;

@@ -15,6 +15,8 @@ pub struct Facts {
     pub id: BindingId,
     /// This one, not an earlier one of that name.
     pub uid: String,
+    /// Its resourceVersion.
+    pub version: String,
     /// Of the document that all this is said of.
     pub generation: i64,
     /// What is wrong with the document.
@@ -27,6 +29,8 @@ pub struct Facts {
     pub standing: BTreeMap<ServiceAccount, Standing>,
     /// The conditions that stand in its status already.
     pub reported: Vec<Condition>,
+    /// The generation that its status says it is of.
+    pub reported_generation: Option<i64>,
 }
 
 /// How a binding stands with one service account.

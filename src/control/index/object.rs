@@ -52,11 +52,14 @@ pub fn consent(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String,
 pub(super) struct BindingObject {
     pub(super) id: BindingId,
     pub(super) uid: String,
+    pub(super) version: String,
     pub(super) generation: i64,
     created: Option<Timestamp>,
     pub(super) read: Result<Readable, Vec<Fault>>,
     /// The conditions that stand in its status.
     pub(super) reported: Vec<Condition>,
+    /// The generation that its status says it is of.
+    pub(super) reported_generation: Option<i64>,
 }
 
 pub(super) struct Readable {
@@ -82,10 +85,12 @@ impl BindingObject {
         let conditions = raw.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
         Some(Self {
             uid: text("/metadata/uid").unwrap_or_default().to_owned(),
+            version: text("/metadata/resourceVersion").unwrap_or_default().to_owned(),
             generation: raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),
             created: text("/metadata/creationTimestamp").and_then(|time| time.parse().ok()),
             read: read_object(raw).and_then(|binding| Readable::new(binding, raw)),
             reported: conditions.filter_map(Condition::read).collect(),
+            reported_generation: raw.pointer("/status/observedGeneration").and_then(Value::as_i64),
             id,
         })
     }

@@ -384,9 +384,14 @@ fn certificates_come_from_a_config_map() {
 fn a_status_is_no_news() {
     let mut world = World::settled(&["ns/a"], vec![binding("ns/git", &["a"], 1)]);
     let condition = json!({"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"});
-    let reported = with(binding("ns/git", &["a"], 1), "/status", json!({"conditions": [condition, {"type": "Half"}]}));
+    let reported = with(
+        with(binding("ns/git", &["a"], 1), "/metadata/resourceVersion", json!("7")),
+        "/status",
+        json!({"conditions": [condition, {"type": "Half"}], "observedGeneration": 1}),
+    );
     assert_eq!(world.apply(Change::Binding(reported)), [""; 0]);
     let facts = world.facts("git");
     assert_eq!((facts.reported.len(), facts.reported[0].kind.as_str()), (1, "Accepted"));
+    assert_eq!((facts.reported_generation, facts.version.as_str()), (Some(1), "7"));
     assert_eq!(world.standing("git"), ["a: served"]);
 }

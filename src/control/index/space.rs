@@ -188,12 +188,14 @@ impl Space {
         Some(Facts {
             id: object.id.clone(),
             uid: object.uid.clone(),
+            version: object.version.clone(),
             generation: object.generation,
             faults: object.read.as_ref().err().cloned().unwrap_or_default(),
             secret: object.binding().map(|binding| binding.credential.secret_name().clone()),
             missing: missing.cloned().collect(),
             standing: standing.clone(),
             reported: object.reported.clone(),
+            reported_generation: object.reported_generation,
         })
     }
 }

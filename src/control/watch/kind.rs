@@ -192,7 +192,7 @@ mod tests {
             resource_version: Some("7".into()),
             labels: Some([("postern.dev/credential".to_owned(), "true".to_owned())].into()),
             annotations: Some(annotations.into()),
-            deletion_timestamp: deleting.then(|| Time(jiff::Timestamp::UNIX_EPOCH)),
+            deletion_timestamp: deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
             ..ObjectMeta::default()
         };
         let data = [("token".to_owned(), ByteString(b"one".to_vec())), ("..".to_owned(), ByteString(b"two".to_vec()))];

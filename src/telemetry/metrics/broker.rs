@@ -24,6 +24,9 @@ pub struct BrokerMetrics {
     bindings: IntGauge,
     secrets: IntGauge,
     watch_failures: IntCounterVec,
+    leader: IntGauge,
+    ready: IntGaugeVec,
+    status_writes: IntCounterVec,
 }
 
 /// What is followed,
@@ -87,6 +90,20 @@ impl BrokerMetrics {
                 "Watches that failed and began anew, by cause",
                 &["kind", "cause"],
             )?,
+            leader: m.add(IntGauge::new(
+                "postern_broker_leader",
+                "1 in the replica that writes the status of bindings, 0 in the others",
+            ))?,
+            ready: m.gauge(
+                "postern_broker_binding_ready",
+                "1 where all service accounts of a binding are served, else 0; told by the leader alone",
+                &["namespace", "binding"],
+            )?,
+            status_writes: m.counter(
+                "postern_broker_status_writes_total",
+                "Writes of a binding's status, by what became of them",
+                &["result"],
+            )?,
             registry: m.0,
         })
     }
@@ -148,6 +165,30 @@ impl BrokerMetrics {
     /// A watch failed.
     pub fn watch_failed(&self, kind: &'static str, cause: &'static str) {
         self.watch_failures.with_label_values(&[kind, cause]).inc();
+    }
+
+    /// This replica writes the status of bindings, or does not. What a former leader said of bindings is not repeated.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+        if !leads {
+            self.ready.reset();
+        }
+    }
+
+    /// All service accounts of a binding are served, or not all.
+    pub fn binding(&self, namespace: &str, name: &str, ready: bool) {
+        self.ready.with_label_values(&[namespace, name]).set(i64::from(ready));
+    }
+
+    /// A binding is gone.
+    pub fn binding_gone(&self, namespace: &str, name: &str) {
+        // An error means that it was never told of.
+        let _was_there = self.ready.remove_label_values(&[namespace, name]);
+    }
+
+    /// The status of a binding was written, or not.
+    pub fn status_written(&self, result: &'static str) {
+        self.status_writes.with_label_values(&[result]).inc();
     }
 
     /// The exposition text (version 0.0.4).

@@ -131,11 +131,6 @@ impl Deployed {
         self.process.as_ref().expect("it runs")
     }
 
-    /// Kills it; every connection breaks off.
-    pub fn kill(&mut self) {
-        self.process = None;
-    }
-
     pub fn url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
