@@ -33,9 +33,11 @@ use crate::telemetry::exchange::Telemetry;
 use crate::tls;
 
 mod pool;
+mod readout;
 
 pub(super) use pool::sweep;
 use pool::{Http1, Http2, MAX_SHARING, Pool, Pools};
+use readout::ReadOut;
 
 /// What a connection belongs to. Typed fields: two keys are equal only if every part is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -212,7 +214,8 @@ impl Upstreams {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(64 * 1024);
-        let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        let io = TokioIo::new(ReadOut::new(stream));
+        let (sender, mut connection) = builder.handshake(io).await.map_err(|error| broken(&error))?;
         let server_limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
         let limit = Arc::clone(&server_limit);
         let heeding = std::future::poll_fn(move |cx| {
