@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -77,6 +78,16 @@ pub(super) enum Hold {
 }
 
 impl Hold {
+    /// Whether a body that yields no more has come to its end. hyper says so too of an HTTP/2 stream that
+    /// was reset, or left out by a GOAWAY, with NO_ERROR: after an answer that is a whole one early, it
+    /// means no harm; in the middle of one it is a break.
+    pub(super) fn has_ended(&self, body: &Incoming) -> bool {
+        match self {
+            Self::Http1(..) => true,
+            Self::Http2 { .. } => body.is_end_stream(),
+        }
+    }
+
     /// The answer has been read to its end: the connection may serve again.
     pub(super) fn release(self) {
         if let Self::Http1(connection, pool) = self {
