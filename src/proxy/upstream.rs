@@ -179,8 +179,9 @@ impl Upstreams {
         if let Some(shared) = pool.shared() {
             return Ok(Connection::Http2(shared));
         }
-        if !pool.may_share() {
-            // Whoever was before us has learned that nothing can be shared: dial side by side.
+        if !pool.may_share() || pool.is_retired() {
+            // Whoever was before us has learned that nothing can be shared, or was overtaken by a rotation:
+            // dial side by side.
             turn = None;
         }
         let server = pool.server.as_str();

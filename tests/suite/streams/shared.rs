@@ -5,7 +5,7 @@ use crate::support::agent::Piece;
 use crate::support::frames::{
     CANCEL, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, Wire, data, go_away, head, reset,
 };
-use crate::support::{Agent, Message, Sidecar, rpc, unique_secret};
+use crate::support::{Agent, Binding, Capture, Message, Protocol, Sidecar, rpc, unique_secret};
 
 const EVENT: &str = "data: one\n\n";
 
@@ -114,5 +114,43 @@ async fn an_end_without_end_stream_is_a_break() {
             let line = sidecar.next_access("the call", |_| true).await;
             assert_eq!(line["outcome"], "upstream_gone", "{length:?} {end:?}: {line}");
         }
+    }
+}
+
+/// Calls that wait for one connection when their credential is replaced: it cannot be shared any more.
+/// They do not wait in line for one of their own each, but dial side by side.
+#[tokio::test]
+async fn a_rotation_does_not_put_waiting_calls_in_line() {
+    let upstream = Frames::start().await;
+    let beside = Capture::start(Protocol::H2).await;
+    let bindings = [upstream.binding("slow"), Binding::new("beside").to(&beside)];
+    let sidecar = bindings
+        .iter()
+        .fold(Sidecar::for_research(), |sidecar, binding| sidecar.binding(binding.clone().token(unique_secret())));
+    let sidecar = sidecar.start().await;
+    sidecar.post("beside", rpc::list(1)).await.assert_ok();
+    let mut agents = Vec::new();
+    for number in 0..3 {
+        let mut agent = sidecar.agent().await;
+        agent.send(&Message::post("slow", rpc::list(number)).bytes("127.0.0.1")).await;
+        agents.push(agent);
+    }
+    let first = upstream.dialled().await;
+    for binding in &bindings {
+        sidecar.files().replace_secret(&binding.secret_name(), "token", unique_secret().as_bytes());
+    }
+    // Then the old connections have been let go, and what is made for the old value is not kept.
+    beside.closed(0).await;
+    let mut wires = vec![upstream.serve(first).await];
+    let sockets = [upstream.dialled().await, upstream.dialled().await];
+    for socket in sockets {
+        wires.push(upstream.serve(socket).await);
+    }
+    for wire in &mut wires {
+        wire.request(1).await;
+        wire.put(&answer(1, "{}")).await;
+    }
+    for agent in &mut agents {
+        agent.response().await.assert_ok();
     }
 }

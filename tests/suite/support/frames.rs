@@ -52,9 +52,20 @@ impl Frames {
 
     /// The next connection, as far as both sides' settings.
     pub async fn accept(&self) -> Wire {
+        let socket = self.dialled().await;
+        self.serve(socket).await
+    }
+
+    /// The next connection, as far as TCP.
+    pub async fn dialled(&self) -> TcpStream {
         let accepted = within("a connection of the sidecar", self.listener.accept()).await;
         let (socket, _) = accepted.expect("a bound listener accepts");
         socket.set_nodelay(true).expect("a fresh socket takes options");
+        socket
+    }
+
+    /// This connection, as far as both sides' settings.
+    pub async fn serve(&self, socket: TcpStream) -> Wire {
         let stream = within("a TLS handshake", self.tls.accept(socket)).await.expect("the sidecar trusts us");
         let mut wire = Wire { stream, whole: BTreeSet::new() };
         let mut preface = [0; 24];
