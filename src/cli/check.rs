@@ -192,7 +192,7 @@ impl Explain {
         let target = Target { authority: None, path, query: None };
         let head = Head { method: Method::POST, target, headers, framing: Framing::Length(body.len() as u64) };
         let read = message::parse(body.as_bytes());
-        decide(routes, &Ask { head: &head, body: Some(&read), stream_target: None, session_owner: None })
+        decide(routes, &Ask { head: &head, body: Some(&read), stream_target: None, session_givers: &[] })
     }
 }
 

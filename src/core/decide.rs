@@ -26,8 +26,8 @@ pub struct Ask<'a> {
     pub body: Option<&'a Result<Body<'a>, BodyFault>>,
     /// The upstream target of the open stream that the path names (`/<server>/.sse/<opaque>`).
     pub stream_target: Option<&'a str>,
-    /// The server that gave out the session id in the head, if remembered.
-    pub session_owner: Option<&'a ServerName>,
+    /// The servers that gave out the session id in the head, as far as they are remembered.
+    pub session_givers: &'a [ServerName],
 }
 
 /// What is to be done.
@@ -124,7 +124,7 @@ fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
     let binding = &route.binding;
     let own = own_target(ask, binding, rest).map_err(|refusal| refusal.at(&name))?;
     only_mcp(head).and_then(|()| body_rules(ask, binding, &own)).map_err(|refusal| refusal.at(&name))?;
-    if ask.session_owner.is_some_and(|owner| *owner != name) {
+    if !ask.session_givers.is_empty() && !ask.session_givers.contains(&name) {
         return Err(Refusal::new(Reason::SessionForeign).at(&name));
     }
     let (query, stripped_query) = rewrite::query(head.target.query.as_deref());

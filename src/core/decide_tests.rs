@@ -44,20 +44,20 @@ fn routes() -> Routes {
     Routes::build(routes, HashSet::from([ServerName::parse("old").unwrap()])).0
 }
 
-fn outcome(head: &str, body: &str, owner: Option<&str>) -> String {
-    outcome_with(&routes(), head, body, owner)
+fn outcome(head: &str, body: &str, givers: &[&str]) -> String {
+    outcome_with(&routes(), head, body, givers)
 }
 
-fn outcome_with(routes: &Routes, head: &str, body: &str, owner: Option<&str>) -> String {
+fn outcome_with(routes: &Routes, head: &str, body: &str, givers: &[&str]) -> String {
     let head = request::parse(format!("{}\r\n\r\n", head.replace('\n', "\r\n")).as_bytes()).unwrap();
     let body = (head.method == Method::POST).then(|| message::parse(body.as_bytes()));
-    let owner = owner.map(|name| ServerName::parse(name).unwrap());
+    let givers: Vec<_> = givers.iter().map(|name| ServerName::parse(name).unwrap()).collect();
     match decide(
         routes,
         &Ask {
             head: &head,
             body: body.as_ref(),
-            session_owner: owner.as_ref(),
+            session_givers: &givers,
             stream_target: sse::parts(&head.target.path).and_then(|(_, opaque)| (opaque == "open").then_some("/m?s=1")),
         },
     ) {
@@ -132,7 +132,7 @@ fn heads_decide() {
     for (line, more, expected) in rows {
         let json = if line.starts_with("POST") { "\nContent-Type: application/json" } else { "" };
         let head = format!("{line} HTTP/1.1\nHost: 127.0.0.1:15101{json}{more}");
-        assert_eq!(outcome(&head, LIST, None), expected, "{head}");
+        assert_eq!(outcome(&head, LIST, &[]), expected, "{head}");
     }
 }
 
@@ -154,7 +154,7 @@ fn the_host_is_this_machine() {
     ];
     for (target, host, expected) in rows {
         let head = format!("POST {target} HTTP/1.1\nHost: {host}\nContent-Type: application/json");
-        assert_eq!(outcome(&head, LIST, None), expected, "{head}");
+        assert_eq!(outcome(&head, LIST, &[]), expected, "{head}");
     }
 }
 
@@ -189,16 +189,20 @@ fn bodies_decide() {
     ];
     for (server, kind, body, expected) in rows {
         let head = format!("POST /{server} HTTP/1.1\nHost: localhost\nContent-Type: {kind}");
-        assert_eq!(outcome(&head, &body, None), expected, "{kind} {body}");
+        assert_eq!(outcome(&head, &body, &[]), expected, "{kind} {body}");
     }
 }
 
 #[test]
 fn a_session_stays_with_its_server() {
     let head = "POST /exact HTTP/1.1\nHost: localhost\nContent-Type: application/json\nMcp-Session-Id: s";
-    for (owner, expected) in [(None, "exact /mcp/"), (Some("exact"), "exact /mcp/"), (Some("below"), "session_foreign")]
-    {
-        assert_eq!(outcome(head, LIST, owner), expected);
+    for (givers, expected) in [
+        (&[][..], "exact /mcp/"),
+        (&["exact"], "exact /mcp/"),
+        (&["below", "exact"], "exact /mcp/"),
+        (&["below"], "session_foreign"),
+    ] {
+        assert_eq!(outcome(head, LIST, givers), expected);
     }
 }
 
@@ -209,7 +213,7 @@ fn a_bar_refuses_whatever_the_name() {
     let barred = routes().barred(Refusal::new(Reason::CredentialStale));
     let call = |target: &str, host: &str| {
         let head = format!("POST {target} HTTP/1.1\nHost: {host}\nContent-Type: application/json\nContent-Length: 47");
-        outcome_with(&barred, &head, LIST, None)
+        outcome_with(&barred, &head, LIST, &[])
     };
     for target in ["/exact", "/below/x", "/old", "/unknown", "/exact/outside", "/_"] {
         assert_eq!(call(target, "localhost"), "credential_stale", "{target}");
@@ -218,7 +222,7 @@ fn a_bar_refuses_whatever_the_name() {
     assert_eq!(call("/.well-known/oauth-authorization-server", "localhost"), "not found");
     let server = |target| match plan(
         &barred,
-        &Ask { head: &head(target), body: None, stream_target: None, session_owner: None },
+        &Ask { head: &head(target), body: None, stream_target: None, session_givers: &[] },
     ) {
         Err(refusal) => refusal.server.map(|name| name.to_string()),
         Ok(_) => panic!("{target} passes"),

@@ -1,4 +1,4 @@
-//! Which server gave out which session id, so that an id is never shown to another server.
+//! Which servers gave out which session id, so that an id is never shown to another server.
 //!
 //! Session ids are bearer secrets: only a digest is kept, and only a digest is logged.
 
@@ -28,48 +28,74 @@ impl SessionDigest {
     }
 }
 
+/// How many servers are remembered as givers of one id. One is the rule; more means that one has given
+/// out what it learned of another's.
+const MAX_GIVERS: usize = 8;
+
 /// A bounded memory of sessions; the least recently used is forgotten first.
 ///
 /// Forgetting is safe: an unknown id passes, and the upstream itself refuses one that is not its own.
+/// An id is remembered with all who gave it out: the last of them must not take it from the others.
 #[derive(Debug)]
 pub struct Sessions {
     capacity: usize,
     clock: u64,
-    owners: HashMap<SessionDigest, (ServerName, u64)>,
+    known: HashMap<SessionDigest, Known>,
     by_age: BTreeMap<u64, SessionDigest>,
+}
+
+#[derive(Debug)]
+struct Known {
+    givers: Vec<ServerName>,
+    age: u64,
 }
 
 impl Sessions {
     /// An empty memory for at most `capacity` sessions.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, clock: 0, owners: HashMap::new(), by_age: BTreeMap::new() }
+        Self { capacity, clock: 0, known: HashMap::new(), by_age: BTreeMap::new() }
     }
 
-    /// The server that gave this id out, if it is remembered.
-    pub fn owner(&mut self, session: SessionDigest) -> Option<ServerName> {
-        let owner = self.owners.get(&session)?.0.clone();
-        self.remember(session, &owner);
-        Some(owner)
+    /// The servers that gave this id out; empty if none is remembered.
+    pub fn givers(&mut self, session: SessionDigest) -> Vec<ServerName> {
+        self.touch(session);
+        self.known.get(&session).map(|known| known.givers.clone()).unwrap_or_default()
     }
 
     /// Remembers that `server` gave this id out.
     pub fn remember(&mut self, session: SessionDigest, server: &ServerName) {
-        self.forget(session);
-        self.clock += 1;
-        self.owners.insert(session, (server.clone(), self.clock));
-        self.by_age.insert(self.clock, session);
-        if self.owners.len() > self.capacity
+        self.known.entry(session).or_insert_with(|| Known { givers: Vec::new(), age: 0 });
+        if let Some(known) = self.touch(session)
+            && known.givers.len() < MAX_GIVERS
+            && !known.givers.contains(server)
+        {
+            known.givers.push(server.clone());
+        }
+        if self.known.len() > self.capacity
             && let Some((_, oldest)) = self.by_age.pop_first()
         {
-            self.owners.remove(&oldest);
+            self.known.remove(&oldest);
         }
     }
 
-    /// Forgets an id, after its DELETE.
-    pub fn forget(&mut self, session: SessionDigest) {
-        if let Some((_, age)) = self.owners.remove(&session) {
-            self.by_age.remove(&age);
+    /// Forgets that `server` gave this id out, after its DELETE there.
+    pub fn forget(&mut self, session: SessionDigest, server: &ServerName) {
+        let Some(known) = self.known.get_mut(&session) else { return };
+        known.givers.retain(|giver| giver != server);
+        if known.givers.is_empty() {
+            self.by_age.remove(&known.age);
+            self.known.remove(&session);
         }
+    }
+
+    /// Makes it the one used last.
+    fn touch(&mut self, session: SessionDigest) -> Option<&mut Known> {
+        let known = self.known.get_mut(&session)?;
+        self.clock += 1;
+        self.by_age.remove(&known.age);
+        known.age = self.clock;
+        self.by_age.insert(self.clock, session);
+        Some(known)
     }
 }
 
@@ -77,19 +103,47 @@ impl Sessions {
 mod tests {
     use super::*;
 
+    fn server(name: &str) -> ServerName {
+        ServerName::parse(name).unwrap()
+    }
+
+    fn given(sessions: &mut Sessions, id: &[u8]) -> Vec<String> {
+        sessions.givers(SessionDigest::of(id)).iter().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn the_least_recently_used_session_is_forgotten() {
-        let server = |name| ServerName::parse(name).unwrap();
         let ids: Vec<_> = (0..4u8).map(|n| SessionDigest::of(&[n])).collect();
         let mut sessions = Sessions::new(2);
         sessions.remember(ids[0], &server("a"));
         sessions.remember(ids[1], &server("b"));
-        assert_eq!(sessions.owner(ids[0]), Some(server("a")));
+        assert_eq!(given(&mut sessions, &[0]), ["a"]);
         sessions.remember(ids[2], &server("c"));
-        assert_eq!(sessions.owner(ids[1]), None);
-        assert_eq!(sessions.owner(ids[0]), Some(server("a")));
-        sessions.forget(ids[0]);
-        assert_eq!(sessions.owner(ids[0]), None);
-        assert_eq!((sessions.owners.len(), sessions.by_age.len()), (1, 1));
+        assert!(given(&mut sessions, &[1]).is_empty());
+        assert_eq!(given(&mut sessions, &[0]), ["a"]);
+        sessions.forget(ids[0], &server("a"));
+        assert!(given(&mut sessions, &[0]).is_empty());
+        assert_eq!((sessions.known.len(), sessions.by_age.len()), (1, 1));
+    }
+
+    /// Whoever gives out another's id shares it from then on: neither takes it from the other, by giving
+    /// it again or by its DELETE. There is an end to how many are remembered.
+    #[test]
+    fn an_id_belongs_to_all_who_gave_it_out() {
+        let id = SessionDigest::of(b"id");
+        let mut sessions = Sessions::new(2);
+        for name in ["owner", "thief", "owner", "thief"] {
+            sessions.remember(id, &server(name));
+        }
+        assert_eq!(given(&mut sessions, b"id"), ["owner", "thief"]);
+        sessions.forget(id, &server("thief"));
+        sessions.forget(id, &server("stranger"));
+        assert_eq!(given(&mut sessions, b"id"), ["owner"]);
+        for number in 0..100 {
+            sessions.remember(id, &server(&format!("s{number}")));
+        }
+        let givers = given(&mut sessions, b"id");
+        assert_eq!((givers[0].as_str(), givers.len()), ("owner", MAX_GIVERS));
+        assert_eq!((sessions.known.len(), sessions.by_age.len()), (1, 1));
     }
 }

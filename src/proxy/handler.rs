@@ -90,14 +90,10 @@ struct Request<'a> {
 impl Request<'_> {
     async fn answer(&self, mut exchange: Exchange) -> Result<Answer, (Exchange, Refusal)> {
         let view = self.shared.credentials.view();
-        let owner = self.session.and_then(|session| lock(&self.shared.sessions).owner(session));
+        let givers = self.session.map(|session| lock(&self.shared.sessions).givers(session)).unwrap_or_default();
         let stream_target = self.shared.messages.target(&self.head.target.path);
-        let ask = Ask {
-            head: self.head,
-            body: self.read,
-            stream_target: stream_target.as_deref(),
-            session_owner: owner.as_ref(),
-        };
+        let ask =
+            Ask { head: self.head, body: self.read, stream_target: stream_target.as_deref(), session_givers: &givers };
         let plan = match decide(&view.routes, &ask) {
             Decision::Forward(plan) => plan,
             Decision::NotFound => return Ok(Answer::Whole(respond::not_found(exchange))),
@@ -184,12 +180,13 @@ impl Request<'_> {
         if given.is_none() && ended.is_none() {
             return;
         }
+        let server = &plan.route.binding.server.name;
         let mut sessions = lock(&self.shared.sessions);
         if let Some(given) = given {
-            sessions.remember(given, &plan.route.binding.server.name);
+            sessions.remember(given, server);
         }
         if let Some(ended) = ended {
-            sessions.forget(ended);
+            sessions.forget(ended, server);
         }
     }
 

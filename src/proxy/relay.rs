@@ -184,8 +184,8 @@ impl Relay {
                 }
             };
             let data = match next {
-                None => break,
-                Some(Err(_)) => return Err(Outcome::UpstreamGone),
+                None if self.hold.has_ended(&self.body) => break,
+                None | Some(Err(_)) => return Err(Outcome::UpstreamGone),
                 // Trailers are not passed on.
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -33,9 +34,11 @@ use crate::telemetry::exchange::Telemetry;
 use crate::tls;
 
 mod pool;
+mod readout;
 
 pub(super) use pool::sweep;
 use pool::{Http1, Http2, MAX_SHARING, Pool, Pools};
+use readout::ReadOut;
 
 /// What a connection belongs to. Typed fields: two keys are equal only if every part is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -75,6 +78,16 @@ pub(super) enum Hold {
 }
 
 impl Hold {
+    /// Whether a body that yields no more has come to its end. hyper says so too of an HTTP/2 stream that
+    /// was reset, or left out by a GOAWAY, with NO_ERROR: after an answer that is a whole one early, it
+    /// means no harm; in the middle of one it is a break.
+    pub(super) fn has_ended(&self, body: &Incoming) -> bool {
+        match self {
+            Self::Http1(..) => true,
+            Self::Http2 { .. } => body.is_end_stream(),
+        }
+    }
+
     /// The answer has been read to its end: the connection may serve again.
     pub(super) fn release(self) {
         if let Self::Http1(connection, pool) = self {
@@ -166,8 +179,9 @@ impl Upstreams {
         if let Some(shared) = pool.shared() {
             return Ok(Connection::Http2(shared));
         }
-        if !pool.may_share() {
-            // Whoever was before us has learned that nothing can be shared: dial side by side.
+        if !pool.may_share() || pool.is_retired() {
+            // Whoever was before us has learned that nothing can be shared, or was overtaken by a rotation:
+            // dial side by side.
             turn = None;
         }
         let server = pool.server.as_str();
@@ -212,7 +226,8 @@ impl Upstreams {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(64 * 1024);
-        let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        let io = TokioIo::new(ReadOut::new(stream));
+        let (sender, mut connection) = builder.handshake(io).await.map_err(|error| broken(&error))?;
         let server_limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
         let limit = Arc::clone(&server_limit);
         let heeding = std::future::poll_fn(move |cx| {

@@ -1,6 +1,7 @@
 //! The report: figures, and what does not add up.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// What a run has to say.
 #[derive(Default)]
@@ -41,5 +42,14 @@ impl Report {
         }
         println!("{} checks, {} failed", self.checks, self.failures.len());
         if self.failures.is_empty() && self.checks > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Tells again and again, for as long as it is awaited, that something goes on.
+pub async fn progress(what: impl Fn() -> String) {
+    let begun = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        println!("  ... {} s: {}", begun.elapsed().as_secs(), what());
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::account::Report;
+use super::account::{Report, progress};
 use super::calm::Calm;
 use super::process::{Sample, Watch};
 use super::suite::support::answer::Answer;
@@ -92,6 +92,13 @@ const SLACK: Duration = Duration::from_secs(30);
 const MOST_KIB: u64 = 192;
 
 pub async fn run(args: Args) -> Report {
+    tokio::select! {
+        report = attack_and_let_go(args) => report,
+        () = progress(|| "under attack".to_owned()) => unreachable!("it goes on for ever"),
+    }
+}
+
+async fn attack_and_let_go(args: Args) -> Report {
     let mut report = Report::default();
     let captures =
         [Capture::start(Protocol::Tls).await, Capture::start(Protocol::H2).await, Capture::start(Protocol::Tls).await];

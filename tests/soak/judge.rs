@@ -39,6 +39,8 @@ pub fn exchanges(world: &World, grace: Duration, report: &mut Report) {
         report.check(expected || by_another, || format!("not what was to happen: {}", told()));
         report.check(arrivals_fit(exchange, seen, by_another), || format!("arrived too often, or never: {}", told()));
         for arrival in &exchange.arrivals {
+            let in_order = arrival.whole || world.is_ending(exchange.server, arrival.connection);
+            report.check(in_order, || format!("half a call on a connection in order: {}", told()));
             report.check(arrival.token >= exchange.floor, || format!("an older credential than before: {}", told()));
             let late = exchange.newest.saturating_sub(arrival.token);
             report.check(late <= MOST_BEHIND, || format!("a stale credential: {}", told()));
@@ -111,10 +113,12 @@ fn outlived(world: &World, exchange: &Exchange, grace: Duration) -> bool {
 }
 
 /// Whether it, or its retry after a 401, was lost on the way in the moment an upstream closed its
-/// connection.
+/// connection. Half a call is as good as none: between a call's head and its body, hyper looks whether
+/// the connection has been told GOAWAY meanwhile, and gives the call up if so.
 fn crossed(world: &World, exchange: &Exchange, seen: &Sight) -> bool {
     let retried = matches!(exchange.kind, Kind::Call(Plan::Stale | Plan::Rejected) | Kind::Stream(Fate::Rejected));
-    let unseen = exchange.arrivals.len() == usize::from(retried) || exchange.arrivals.is_empty();
+    let seen_whole = exchange.arrivals.iter().filter(|arrival| arrival.whole).count();
+    let unseen = seen_whole == usize::from(retried) || seen_whole == 0;
     let shared = exchange.server.protocol() == Protocol::H2;
     unseen && seen.is_refused("upstream_unreachable") && world.explain(exchange, shared)
 }
@@ -136,7 +140,7 @@ fn arrivals_fit(exchange: &Exchange, seen: &Sight, by_another: bool) -> bool {
 }
 
 /// What an agent has left, or the sidecar has ended, is given up upstream as well: by its connection
-/// on HTTP/1.1, by its stream on HTTP/2.
+/// on HTTP/1.1, by its stream on HTTP/2; unless the upstream broke it off in the same moment.
 pub fn given_up(world: &World, server: Server, seen: &Seen, report: &mut Report) {
     let all = world.exchanges();
     let is_over = |request: &Request| {
@@ -146,7 +150,8 @@ pub fn given_up(world: &World, server: Server, seen: &Seen, report: &mut Report)
     };
     for request in seen.requests.iter().filter(|request| !is_over(request)) {
         let exchange = request.values("traceparent").first().and_then(|trace| all.get(number(trace)?));
-        let kept = exchange.is_some_and(|e| !e.excused && matches!(e.seen, Some(Sight::Left | Sight::CutShort)));
+        let is_left = |seen: &Option<Sight>| matches!(seen, Some(Sight::Left | Sight::CutShort));
+        let kept = exchange.is_some_and(|e| !e.excused && !e.broken_off && is_left(&e.seen));
         report.check(!kept, || format!("an answer that nobody waits for is still awaited: {exchange:?}"));
     }
 }
@@ -198,7 +203,7 @@ pub fn lines(world: &World, lines: &[Value], report: &mut Report) {
 }
 
 /// The metrics against the access lines, which agree with the agents.
-pub fn metrics(metrics: &Metrics, lines: &[Value], report: &mut Report) {
+pub fn metrics(world: &World, metrics: &Metrics, lines: &[Value], report: &mut Report) {
     report.check(!metrics.text().contains(MARK), || "a credential stands in the metrics".to_owned());
     let count = |field: &str| {
         let mut counts: BTreeMap<(String, String), f64> = BTreeMap::new();
@@ -222,7 +227,8 @@ pub fn metrics(metrics: &Metrics, lines: &[Value], report: &mut Report) {
     report.equal("all postern_refusals_total", metrics.sum("postern_refusals_total", &[]), refused);
     let masked: u64 = lines.iter().filter_map(|line| line["masked"].as_u64()).sum();
     report.equal("postern_echo_masks_total", metrics.sum("postern_echo_masks_total", &[]), masked as f64);
-    let standing = lines.iter().filter(|line| line["http"] == "GET" && line["status"] == 200).count();
+    let all = world.exchanges();
+    let standing = lines.iter().filter(|line| stood(&all, line)).count();
     let ended = metrics.sum("postern_stream_seconds_count", &[("kind", "get")]);
     report.equal("postern_stream_seconds_count of get", ended, standing as f64);
     report.equal("postern_access_lines_lost_total", metrics.sum("postern_access_lines_lost_total", &[]), 0.0);
@@ -230,5 +236,16 @@ pub fn metrics(metrics: &Metrics, lines: &[Value], report: &mut Report) {
     for server in [Server::Alpha, Server::Beta, Server::Old] {
         let generation = metrics.sum("postern_credential_generation", &[("server", server.name())]);
         report.figure(&format!("generations of {}", server.name()), generation);
+    }
+}
+
+/// Whether an access line tells of an event stream that stood, be it that it broke before the agent was
+/// given its head: to the agent that is a refusal, with the time to the head all the same.
+fn stood(all: &[Exchange], line: &Value) -> bool {
+    let exchange = line["traceparent"].as_str().and_then(|trace| all.get(number(trace)?));
+    match exchange.map(|exchange| exchange.kind) {
+        Some(Kind::Stream(Fate::Rejected)) | None => false,
+        Some(Kind::Stream(_)) => line["status"] == 200 || !line["headers_ms"].is_null(),
+        Some(_) => false,
     }
 }

@@ -44,6 +44,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // `cargo test --all-targets` and `cargo bench` start it as well.
+    if !std::env::args().skip(1).any(|argument| argument != "--bench") {
+        println!("nothing is run unasked: see tests/soak/run and tests/soak/hostile");
+        return ExitCode::SUCCESS;
+    }
     let command = Command::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime can be made");

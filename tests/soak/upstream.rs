@@ -40,11 +40,12 @@ fn answer(world: &Arc<World>, server: Server, request: &Request) -> Answer {
         return refuse("not exactly one credential of this server");
     };
     world.tokens.use_of(server, token);
-    let arrival = Arrival { token, connection: request.connection };
+    let arrival = Arrival { token, connection: request.connection, whole: request.whole };
     let Some((kind, times, over)) = world.arrive(number, server, arrival) else {
         return refuse("a request that no agent made");
     };
-    if over {
+    // Of half a request nobody awaits an answer; whether it may have broken off is judged later.
+    if over || !request.whole {
         return Answer::Raw(Vec::new(), End::Reset);
     }
     let call = Call { world, server, request, number, token, times };
@@ -117,7 +118,7 @@ impl Call<'_> {
                 Answer::full(200, &JSON, self.result())
             }
             Plan::GoAway => {
-                self.world.closing(self.server);
+                self.world.leave(self.server, self.request.connection);
                 Answer::Raw(Vec::new(), End::Close)
             }
             Plan::Kill => {
@@ -288,6 +289,7 @@ impl Driver {
                 break;
             }
             if sent == cut {
+                self.world.break_off(self.number);
                 self.stream.send("id: ");
                 return self.stream.end(End::Reset);
             }

@@ -16,6 +16,8 @@ pub struct Arrival {
     pub token: usize,
     /// The upstream's connection.
     pub connection: usize,
+    /// All of it came, not the head alone.
+    pub whole: bool,
 }
 
 /// One request of an agent and all that became of it.
@@ -30,6 +32,8 @@ pub struct Exchange {
     pub arrivals: Vec<Arrival>,
     /// A fault of another exchange has hit it.
     pub excused: bool,
+    /// The upstream has broken it off, as it was to.
+    pub broken_off: bool,
     pub seen: Option<Sight>,
     pub ended: Instant,
     /// Events that came, of a stream.
@@ -46,9 +50,11 @@ struct Closing {
 struct State {
     exchanges: Vec<Exchange>,
     closings: HashMap<Server, Vec<Closing>>,
-    /// Connections to be reset at their next request, and such whose end takes all with it.
+    /// Connections to be reset at their next request, such whose end takes all with it, and such that
+    /// take no further request (GOAWAY).
     doomed: HashSet<(Server, usize)>,
     killed: HashSet<(Server, usize)>,
+    leaving: HashSet<(Server, usize)>,
     wrong: Vec<String>,
 }
 
@@ -100,6 +106,7 @@ impl World {
             floor,
             arrivals: vec![],
             excused: false,
+            broken_off: false,
             seen: None,
             ended: begun,
             events: 0,
@@ -123,6 +130,11 @@ impl World {
         exchange.events - 1
     }
 
+    /// An upstream breaks it off.
+    pub fn break_off(&self, number: usize) {
+        self.state().exchanges[number].broken_off = true;
+    }
+
     /// An upstream has got it. Returns what it is, how often it came, and whether its connection is
     /// at its end.
     pub fn arrive(&self, number: usize, server: Server, arrival: Arrival) -> Option<(Kind, usize, bool)> {
@@ -136,7 +148,7 @@ impl World {
     }
 
     pub fn has_arrived(&self, number: usize) -> bool {
-        !self.state().exchanges[number].arrivals.is_empty()
+        self.state().exchanges[number].arrivals.iter().any(|arrival| arrival.whole)
     }
 
     /// An upstream closes a connection of its own accord.
@@ -148,6 +160,18 @@ impl World {
     /// An upstream will reset this connection at the next request.
     pub fn doom(&self, server: Server, connection: usize) {
         self.state().doomed.insert((server, connection));
+    }
+
+    /// An upstream lets this connection run out: GOAWAY.
+    pub fn leave(&self, server: Server, connection: usize) {
+        self.closing(server);
+        self.state().leaving.insert((server, connection));
+    }
+
+    /// Whether an upstream has begun to end this connection.
+    pub fn is_ending(&self, server: Server, connection: usize) -> bool {
+        let state = self.state();
+        state.leaving.contains(&(server, connection)) || state.killed.contains(&(server, connection))
     }
 
     /// An upstream drops this connection with all that runs on it.
@@ -174,6 +198,11 @@ impl World {
             }
             None => false,
         }
+    }
+
+    /// How many exchanges have been begun.
+    pub fn count(&self) -> usize {
+        self.state().exchanges.len()
     }
 
     pub fn exchanges(&self) -> Vec<Exchange> {

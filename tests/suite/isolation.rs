@@ -163,6 +163,34 @@ async fn a_session_of_another_server_is_foreign() {
     sidecar.ask(post("other", "unknown-id")).await.assert_ok();
 }
 
+/// T6: a server that has learned another's session id and gives it out as its own takes nothing from the
+/// owner; not when it gives it again, not with a DELETE of its own. To a third one the id stays foreign.
+#[tokio::test]
+async fn a_session_cannot_be_claimed() {
+    let capture = Capture::start(Protocol::Tls).await;
+    let session = unique_secret();
+    let given = session.clone();
+    capture.always(move |request| Answer::session(request, &given));
+    let bind =
+        |name: &str| Binding::new(name).to(&capture).url(&capture.url(&format!("/{name}"))).token(unique_secret());
+    let sidecar = ["owner", "thief", "third"]
+        .into_iter()
+        .fold(Sidecar::for_research(), |sidecar, name| sidecar.binding(bind(name)));
+    let sidecar = sidecar.start().await;
+    let post = |server: &str| Message::post(server, rpc::list(7)).header("Mcp-Session-Id", &session);
+    for server in ["owner", "thief", "owner", "thief"] {
+        sidecar.post(server, rpc::initialize(1)).await.assert_ok();
+        sidecar.ask(post("third")).await.assert_refused("session_foreign");
+    }
+    capture.always(Answer::result);
+    sidecar.ask(post("owner")).await.assert_ok();
+    assert_eq!(sidecar.ask(Message::delete("thief", &session)).await.status, 204);
+    sidecar.ask(post("owner")).await.assert_ok();
+    for stranger in ["thief", "third"] {
+        sidecar.ask(post(stranger)).await.assert_refused("session_foreign");
+    }
+}
+
 /// T6: after DELETE the id is nobody's.
 #[tokio::test]
 async fn a_deleted_session_is_forgotten() {

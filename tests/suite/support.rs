@@ -10,6 +10,7 @@ pub mod dns;
 pub mod documents;
 pub mod evidence;
 pub mod files;
+pub mod frames;
 pub mod message;
 pub mod observed;
 pub mod output;

@@ -126,6 +126,11 @@ impl Pool {
         self.protocol.load(Ordering::Relaxed) != HTTP1
     }
 
+    /// Whether nothing is kept any more: a connection that is made now serves whoever made it alone.
+    pub(super) fn is_retired(&self) -> bool {
+        self.idle().retired
+    }
+
     /// An open HTTP/2 connection with room for one more exchange: the oldest, so that the others
     /// become idle.
     pub(super) fn shared(&self) -> Option<Arc<Http2>> {

@@ -40,7 +40,7 @@ pub fn check(data: &[u8]) -> &'static str {
     let body = message::parse(br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#);
     let stream_target =
         sse::parts(path).filter(|(server, opaque)| (*server, *opaque) == ("old", OPAQUE)).map(|_| STREAM_TARGET);
-    let ask = Ask { head: &head, body: Some(&body), stream_target, session_owner: None };
+    let ask = Ask { head: &head, body: Some(&body), stream_target, session_givers: &[] };
     let plan = match decide(&ROUTES, &ask) {
         Decision::Forward(plan) => plan,
         Decision::NotFound => return "local",

@@ -266,7 +266,9 @@ async fn call(sidecar: &Sidecar, number: usize) {
 }
 
 fn assert_each_once(capture: &Capture, agents: usize) {
-    let mut ids: Vec<usize> = capture.requests().iter().filter_map(|request| request.rpc_id()?.parse().ok()).collect();
+    let requests = capture.requests();
+    assert!(requests.iter().all(|request| request.whole), "none broke off");
+    let mut ids: Vec<usize> = requests.iter().filter_map(|request| request.rpc_id()?.parse().ok()).collect();
     ids.sort_unstable();
     assert_eq!(ids, (0..agents * 4).collect::<Vec<_>>());
 }

@@ -43,6 +43,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// Field lines after the body.
     pub trailers: Vec<(String, String)>,
+    /// All of it came. On HTTP/2 a request counts from its head on, and may break off.
+    pub whole: bool,
     /// The answer went out whole.
     pub answered: bool,
     /// The peer left before the answer was whole: connection closed or stream reset.

@@ -39,14 +39,17 @@ impl Binding {
     pub fn trusting(self, capture: &Capture) -> Self {
         match capture.protocol() {
             Protocol::Plain => self.set("/server/allowPlaintext", json!(true)),
-            Protocol::Tls | Protocol::H2 => {
-                let name = format!("{}-ca", self.name);
-                let reference = json!({"configMapRef": {"name": name, "key": "ca.crt"}});
-                let mut binding = self.set("/server/tls", json!({"caBundle": reference}));
-                binding.ca = Some((name, capture.ca_pem().to_owned()));
-                binding
-            }
+            Protocol::Tls | Protocol::H2 => self.ca_bundle(capture.ca_pem()),
         }
+    }
+
+    /// Trusts this authority.
+    pub fn ca_bundle(self, pem: &str) -> Self {
+        let name = format!("{}-ca", self.name);
+        let reference = json!({"configMapRef": {"name": name, "key": "ca.crt"}});
+        let mut binding = self.set("/server/tls", json!({"caBundle": reference}));
+        binding.ca = Some((name, pem.to_owned()));
+        binding
     }
 
     pub fn url(self, url: &str) -> Self {

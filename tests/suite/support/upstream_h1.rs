@@ -72,6 +72,7 @@ fn next_request(connection: usize, bytes: &[u8]) -> Option<(Request, usize)> {
         headers,
         body,
         trailers,
+        whole: true,
         answered: false,
         abandoned: false,
     };

@@ -97,13 +97,10 @@ async fn record(connection: usize, request: http::Request<Incoming>) -> Request 
         };
         headers.iter().map(line).collect()
     };
-    let (body, trailers) = match body.collect().await {
-        Ok(collected) => {
-            let trailers = collected.trailers().map(text).unwrap_or_default();
-            (collected.to_bytes().to_vec(), trailers)
-        }
-        Err(_) => (Vec::new(), Vec::new()),
-    };
+    let collected = body.collect().await.ok();
+    let whole = collected.is_some();
+    let trailers = collected.as_ref().and_then(|collected| collected.trailers().map(text)).unwrap_or_default();
+    let body = collected.map(|collected| collected.to_bytes().to_vec()).unwrap_or_default();
     Request {
         connection,
         method: parts.method.to_string(),
@@ -112,6 +109,7 @@ async fn record(connection: usize, request: http::Request<Incoming>) -> Request 
         headers: text(&parts.headers),
         body,
         trailers,
+        whole,
         answered: false,
         abandoned: false,
     }
