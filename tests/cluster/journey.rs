@@ -358,6 +358,40 @@ async fn a_namespace_grants_and_withdraws() {
     scene.sidecar.until_served("github", &["no_credential", "upstream_tls"]).await;
 }
 
+/// The broker itself tells what became of a binding, from the first moment and after each change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_says_what_became_of_it() {
+    let scene = Scene::start("told", Deployment::default(), |_, _| {}).await;
+    let Scene { broker, tenant, capture, .. } = &scene;
+    tenant.let_status_be_told(broker);
+    let ready = || {
+        let output = broker.server.kubectl(&["get", "credb", "github", "--namespace", &tenant.namespace]);
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        let row: Vec<&str> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+        row.get(3..row.len() - 1).unwrap_or_default().join(" ")
+    };
+    let until = async |expected: &str| {
+        repeated(&format!("the binding to say {expected}"), async || {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            (ready() == expected).then_some(())
+        })
+        .await;
+    };
+    tenant.bind("github", capture, |binding| binding);
+    until("False SecretNotFound").await;
+    tenant.secret_with("github-secret", &unique_secret(), json!({}));
+    until("False NotConsented").await;
+    tenant.secret("github-secret", &unique_secret(), &host(capture));
+    until("True Programmed").await;
+    scene
+        .sidecar
+        .until_served("github", &["source_not_ready", "unbound_server", "no_credential", "not_consented"])
+        .await;
+    tenant.withdraw();
+    tenant.delete("secret", "github-secret");
+    until("False SecretNotFound").await;
+}
+
 /// What is missing without a right of the manifest. With all of them nothing is: every other test shows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_right_of_the_broker_is_needed() {

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::ApiServer;
+use super::admission::manifests;
 use super::deployed::Deployed;
 use super::pod::{Pod, account};
 use super::rights::called;
@@ -44,6 +45,31 @@ impl Tenant {
         let binding = json!({"metadata": {"name": "postern"}, "roleRef": role, "subjects": [subject]});
         let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings", self.namespace);
         self.server.create(&path, &binding);
+    }
+
+    /// Lets the broker stand for its Lease, and tell the status of the bindings here and nowhere else: other brokers
+    /// share the server.
+    pub fn let_status_be_told(&self, broker: &Deployed) {
+        let home = &broker.namespace;
+        let rbac = "/apis/rbac.authorization.k8s.io/v1";
+        let subject = json!({"kind": "ServiceAccount", "name": "postern-broker", "namespace": home});
+        for document in manifests("rbac-status.yaml") {
+            let (kind, rules) = (&document["kind"], &document["rules"]);
+            if kind != "Role" && kind != "ClusterRole" {
+                continue;
+            }
+            // Rights in a namespace, also where the manifest gives them in all.
+            let namespace = if kind == "Role" { home } else { &self.namespace };
+            let metadata = json!({"name": "status"});
+            let reference = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "status"});
+            let within = format!("{rbac}/namespaces/{namespace}");
+            self.server.create(&format!("{within}/roles"), &json!({"metadata": metadata, "rules": rules}));
+            let binding = json!({"metadata": metadata, "roleRef": reference, "subjects": [subject]});
+            self.server.create(&format!("{within}/rolebindings"), &binding);
+        }
+        let mut lease = manifests("status-lease.yaml").remove(0);
+        lease["metadata"]["namespace"] = json!(home);
+        self.server.create(&format!("/apis/coordination.k8s.io/v1/namespaces/{home}/leases"), &lease);
     }
 
     /// Lets it no more.
