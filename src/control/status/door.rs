@@ -37,12 +37,12 @@ impl fmt::Display for Failed {
 /// Holds requests back.
 pub(super) struct Door {
     term: Term,
-    pace: Pace,
+    turns: Turns,
 }
 
 impl Door {
     pub(super) fn new(term: Term) -> Self {
-        Self { term, pace: Pace::default() }
+        Self { term, turns: Turns::default() }
     }
 
     /// Makes a request when it may go; never, once the term is over.
@@ -56,7 +56,7 @@ impl Door {
 
     async fn turn(&self) {
         let now = clock::now();
-        tokio::time::sleep(self.pace.turn(now).saturating_duration_since(now)).await;
+        tokio::time::sleep(self.turns.next(now).saturating_duration_since(now)).await;
         if !self.term.holds(clock::now()) {
             std::future::pending::<()>().await;
         }
@@ -65,11 +65,11 @@ impl Door {
 
 /// Gives each request its time.
 #[derive(Default)]
-struct Pace(Mutex<Option<Instant>>);
+struct Turns(Mutex<Option<Instant>>);
 
-impl Pace {
+impl Turns {
     /// When the request that is asked for at `now` may go. Each turn is given once.
-    fn turn(&self, now: Instant) -> Instant {
+    fn next(&self, now: Instant) -> Instant {
         let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // As if there were no burst; the burst is how much earlier than that one may go.
         let regular = next.map_or(now, |next| next.max(now));
@@ -84,9 +84,9 @@ mod tests {
 
     #[test]
     fn requests_keep_their_pace() {
-        let (pace, now) = (Pace::default(), clock::now());
+        let (turns, now) = (Turns::default(), clock::now());
         let waits = |now: Instant, count: u32| -> Vec<Duration> {
-            (0..count).map(|_| pace.turn(now).saturating_duration_since(now)).collect()
+            (0..count).map(|_| turns.next(now).saturating_duration_since(now)).collect()
         };
         let first = waits(now, BURST + 50);
         assert!(first.iter().take(100).all(Duration::is_zero), "a hundred at once");
