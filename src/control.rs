@@ -1,5 +1,6 @@
 //! The control plane (layer 4): what the controller and the broker do with the API server.
 
+mod access;
 pub mod admission;
 pub mod broker;
 pub mod certificate;
