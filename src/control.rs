@@ -10,6 +10,7 @@ pub mod heard;
 pub mod index;
 pub mod pace;
 pub mod status;
+pub mod survey;
 pub mod views;
 pub mod watch;
 pub mod webhook;
