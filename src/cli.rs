@@ -51,7 +51,7 @@ enum Command {
     Sidecar(sidecar::Args),
     Broker(Box<broker::Args>),
     Controller(Box<controller::Args>),
-    Check(check::Args),
+    Check(Box<check::Args>),
     Inject(Box<inject::Args>),
     Demo(demo::Args),
 }

@@ -17,6 +17,7 @@ use postern::control::admission::config::KEYS;
 use postern::control::admission::reason::{AdmissionReason, Unchanged};
 use postern::control::broker::Refusal as BrokerRefusal;
 use postern::control::status::{SAYINGS, WriteResult};
+use postern::control::survey::Topic;
 use postern::core::binding::Binding;
 use postern::core::reason::{Fault, Reason};
 use postern::telemetry::metrics::broker::{BrokerMetrics, Followed};
@@ -329,6 +330,16 @@ fn every_admission_reason_and_annotation_has_its_row() {
 }
 
 /// `path kind` of each field, parents before their children.
+#[test]
+fn everything_that_a_survey_looks_at_has_its_row() {
+    let page = read("docs/operations.md");
+    let rows = tables(&page, "part").concat();
+    let named: Vec<&str> = rows.iter().flat_map(|row| cell(row, 1).split(", ")).collect();
+    let named: Vec<String> = named.into_iter().map(code).collect();
+    let topics: Vec<&str> = Topic::ALL.iter().map(|topic| topic.as_str()).collect();
+    assert_eq!(named, topics);
+}
+
 fn paths(fields: Fields, above: &str) -> Vec<String> {
     let mut all = Vec::new();
     for (name, shape) in fields {

@@ -84,6 +84,11 @@ pub fn decide(
     Verdict { outcome, warnings }
 }
 
+/// Whether the switches of a pod and of its namespace, as labels and the pod's annotation have them, ask for a sidecar.
+pub fn is_wanted(namespace: Option<&str>, label: Option<&str>, annotation: Option<&str>) -> Result<bool, Fault> {
+    switch::decide(namespace, PodSwitch { label, annotation }).map(|switch| switch == Switch::On)
+}
+
 /// The ConfigMaps that a decision about this pod would look at. None, if it gets no sidecar.
 pub fn config_maps(pod: &Value, namespace: &NamespaceMeta) -> Vec<String> {
     let Ok(pod) = Pod::read(pod) else { return Vec::new() };

@@ -29,7 +29,7 @@ use crate::runtime::backoff::Backoff;
 use crate::runtime::{clock, random};
 use crate::telemetry::exchange::Telemetry;
 use connect::{Connector, Fault, Stream};
-pub use entries::Pod;
+pub use entries::{Pod, entries};
 
 /// Where the broker is and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -205,7 +205,7 @@ impl BrokerSource {
     }
 
     fn apply(&mut self, snapshot: Snapshot) {
-        let (snapshot, mut problems) = entries::entries(snapshot, &self.pod);
+        let (snapshot, mut problems) = entries(snapshot, &self.pod);
         let conflicts = self.cache.apply(snapshot, clock::wall());
         self.barred = None;
         problems.extend(conflicts.iter().map(ToString::to_string));

@@ -61,11 +61,15 @@ pub fn own_settings(bundle: &[u8], alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, 
 /// Reads a PEM bundle; one bad certificate makes it bad, since its owner would not notice.
 pub fn parse_bundle(pem: &[u8]) -> Result<RootCertStore, TrustError> {
     let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|_| TrustError::Bundle)?;
+    for certificate in certificates(pem)? {
         store.add(certificate).map_err(|_| TrustError::Bundle)?;
     }
     if store.is_empty() { Err(TrustError::Bundle) } else { Ok(store) }
+}
+
+/// The certificates of a PEM, as they follow each other; whether they could be trusted is not looked at.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    CertificateDer::pem_slice_iter(pem).map(|certificate| certificate.map_err(|_| TrustError::Bundle)).collect()
 }
 
 /// The system's roots, or Mozilla's where the system has none (an image from scratch).

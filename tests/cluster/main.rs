@@ -8,6 +8,7 @@
 #![expect(unreachable_pub, reason = "one binary: pub means that every test may use it")]
 
 mod broker;
+mod check;
 mod controller;
 mod crd;
 mod documented;

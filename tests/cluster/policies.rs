@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::process::Output;
 use std::sync::OnceLock;
 
-use postern::control::admission::{NamespaceMeta, Outcome, decide};
+use postern::control::admission::NamespaceMeta;
 use postern::control::webhook::ConfigMapSearch;
 use serde_json::{Value, json};
 
-use crate::support::admission::{Golden, Hook, OWNER, create, eventually, injection, manifests, namespace, stderr};
+use crate::support::admission::{Golden, Hook, OWNER, create, eventually, injected, manifests, namespace, stderr};
 use crate::support::{ApiServer, kind};
 
 mod attacks;
@@ -118,17 +118,6 @@ fn plain(name: &str, label: Option<&str>) -> Value {
         "metadata": {"name": name, "labels": labels, "annotations": {}},
         "spec": {"serviceAccountName": "agent", "containers": [{"name": "agent", "image": "none.invalid/agent"}]},
     })
-}
-
-/// What the webhook makes of a pod.
-fn injected(pod: &Value, namespace: &NamespaceMeta) -> Value {
-    let verdict = decide(pod, namespace, &[], &injection());
-    let Outcome::Patched(patch) = verdict.outcome else { panic!("{verdict:?}") };
-    let patch: json_patch::Patch =
-        serde_json::from_value(serde_json::to_value(&patch).expect("JSON")).expect("a patch");
-    let mut after = pod.clone();
-    json_patch::patch(&mut after, &patch).expect("it fits");
-    after
 }
 
 fn good(name: &str) -> Value {

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::api::{Api, PostParams};
 
 use super::door::Door;
+use crate::control::access::{self, Question};
 use crate::core::name::{Namespace, ObjectName, ServiceAccount};
 
 /// A right by which a Secret can be read.
@@ -53,7 +54,7 @@ pub(super) async fn ask<'a>(
     let mut reach = Reach::default();
     for account in accounts {
         for verb in Verb::ALL {
-            match allowed(client, door, &question(namespace, secret, account, verb)).await {
+            match allowed(client, door, &Question::of_secret(namespace, account, secret, verb.as_str())).await {
                 Ok(true) => drop(reach.may.entry(account.clone()).or_default().insert(verb)),
                 Ok(false) => {}
                 Err(why) => {
@@ -67,39 +68,8 @@ pub(super) async fn ask<'a>(
     reach
 }
 
-/// The name counts for `list` and `watch` too: a right to all Secrets holds for each, and a right to this one is enough
-/// to list it by its name.
-fn question(namespace: &Namespace, secret: &ObjectName, account: &ServiceAccount, verb: Verb) -> SubjectAccessReview {
-    let attributes = ResourceAttributes {
-        namespace: Some(namespace.to_string()),
-        verb: Some(verb.as_str().to_owned()),
-        version: Some("v1".into()),
-        resource: Some("secrets".into()),
-        name: Some(secret.to_string()),
-        ..ResourceAttributes::default()
-    };
-    let spec = SubjectAccessReviewSpec {
-        user: Some(format!("system:serviceaccount:{namespace}:{account}")),
-        // Those that the API server itself gives to each service account: rights may be given to them.
-        groups: Some(vec![
-            "system:serviceaccounts".into(),
-            format!("system:serviceaccounts:{namespace}"),
-            "system:authenticated".into(),
-        ]),
-        resource_attributes: Some(attributes),
-        ..SubjectAccessReviewSpec::default()
-    };
-    SubjectAccessReview { spec, ..SubjectAccessReview::default() }
-}
-
-async fn allowed(client: &kube::Client, door: &Door, question: &SubjectAccessReview) -> Result<bool, String> {
+async fn allowed(client: &kube::Client, door: &Door, question: &Question) -> Result<bool, String> {
     let api: Api<SubjectAccessReview> = Api::all(client.clone());
-    let answer = door.pass(api.create(&PostParams::default(), question)).await;
-    match answer.map_err(|failed| failed.to_string())?.status {
-        Some(status) if status.allowed => Ok(true),
-        // An authorizer that failed has not said no. Its words may quote anything.
-        Some(status) if status.evaluation_error.is_some() => Err("the API server could not tell".into()),
-        Some(_) => Ok(false),
-        None => Err("an answer without a status".into()),
-    }
+    let answer = door.pass(api.create(&PostParams::default(), &question.review())).await;
+    access::allowed(answer.map_err(|failed| failed.to_string())?).map_err(str::to_owned)
 }

@@ -21,7 +21,7 @@ pub struct Pod {
 }
 
 /// The entries of a snapshot, and what is wrong with the documents that are not among them.
-pub(super) fn entries(told: wire::Snapshot, pod: &Pod) -> (Snapshot, Vec<String>) {
+pub fn entries(told: wire::Snapshot, pod: &Pod) -> (Snapshot, Vec<String>) {
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     for item in told.items {
         match binding(&item.document) {

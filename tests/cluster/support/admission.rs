@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use postern::control::admission::settings::{Allowed, InjectionSettings, PullPolicy, Resources};
+use postern::control::admission::{NamespaceMeta, Outcome, decide};
 use postern::control::webhook::look_up::{LiveConfigMaps, WatchedNamespaces};
 use postern::control::webhook::{ConfigMapSearch, PATH, Webhook, WebhookSettings};
 use postern::runtime::drain::DrainTrigger;
@@ -40,6 +41,17 @@ pub fn injection() -> InjectionSettings {
         resources: Resources::default(),
         allowed: Allowed::default(),
     }
+}
+
+/// What the webhook makes of a pod.
+pub fn injected(pod: &Value, namespace: &NamespaceMeta) -> Value {
+    let verdict = decide(pod, namespace, &[], &injection());
+    let Outcome::Patched(patch) = verdict.outcome else { panic!("{verdict:?}") };
+    let patch: json_patch::Patch =
+        serde_json::from_value(serde_json::to_value(&patch).expect("JSON")).expect("a patch");
+    let mut after = pod.clone();
+    json_patch::patch(&mut after, &patch).expect("it fits");
+    after
 }
 
 /// The documents of a file of manifests/base.

@@ -27,6 +27,11 @@ impl ApiServer {
         shared.as_ref().unwrap_or_else(|reason| panic!("there is no API server: {reason}"))
     }
 
+    /// One more server, for tests of what there is once in a cluster.
+    pub fn separate() -> Self {
+        Self::launch().unwrap_or_else(|reason| panic!("there is no API server: {reason}"))
+    }
+
     fn launch() -> Result<Self, String> {
         let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster");
         let assets = assets(&home)?;
