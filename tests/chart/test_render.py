@@ -1,0 +1,191 @@
+"""What the chart makes of value sets, by itself."""
+
+import json
+import re
+import unittest
+
+import yaml
+from tools import CHART, HELMS, HERE, NAMESPACE, UPDATE, documents, identity, pods, render, run, sets, values
+
+# Of a value set to what the chart says to it: each names the fix.
+REFUSED = {
+    "image.repository is not set: name the repository": {},
+    "certManager.enabled and webhook.tls.existingSecret both": {
+        "certManager": {"enabled": True},
+        "webhook": {"tls": {"existingSecret": "tls"}},
+    },
+    "set policies.enabled to true, or webhook.failurePolicy to Fail": {
+        "webhook": {"failurePolicy": "Ignore"},
+        "policies": {"enabled": False},
+    },
+    "set controller.port to another, such as 10260": {"controller": {"hostNetwork": True}},
+    "leave broker.namespaces empty, or set broker.clusterWide to false": {
+        "broker": {"clusterWide": True, "namespaces": ["research"]}
+    },
+    "raise controller.shutdownGraceSeconds": {"controller": {"lingerSeconds": 20}},
+}
+# What the schema refuses, by the place that it names.
+INVALID = {
+    "/contoller": {"contoller": {"replicas": 3}},
+    "/broker": {"broker": {"replica": 3}},
+    "/controller/replicas": {"controller": {"replicas": 0}},
+    "/image/digest": {"image": {"digest": "sha256:1234"}},
+    "/injection/configMapSearch": {"injection": {"configMapSearch": False}},
+    "/injection/allowed/hostPaths/0": {"injection": {"allowed": {"hostPaths": ["/a'] + ['/"]}}},
+    "/policies/previousImages/0": {"policies": {"previousImages": ["x' , 'y"]}},
+    "/webhook/excludedNamespaces/0": {"webhook": {"excludedNamespaces": ["*"]}},
+    "/commonLabels": {"commonLabels": {"app.kubernetes.io/name": "other"}},
+    "/broker/tls/existingSecret": {"broker": {"tls": {"existingSecret": "No Name"}}},
+}
+IMAGE = {"image": {"repository": "registry.example/postern"}}
+
+
+def refused(helm: str, given: dict[str, object]) -> str:
+    command = [helm, "template", "postern", CHART, f"--namespace={NAMESPACE}", "--values=-"]
+    done = run(*command, stdin=json.dumps(given), check=False)
+    return done.stderr if done.returncode != 0 else ""
+
+
+class Lint(unittest.TestCase):
+    def test_both_helms_find_nothing(self) -> None:
+        for helm, command in HELMS.items():
+            for name in sets():
+                with self.subTest(helm=helm, values=name):
+                    run(command, "lint", "--strict", CHART, *values(name))
+
+
+class Golden(unittest.TestCase):
+    """UPDATE rewrites them; a change of one is read before it is committed."""
+
+    maxDiff = None
+
+    def test_each_value_set_gives_what_stands_there(self) -> None:
+        names = sets()
+        self.assertGreaterEqual(len(names), 6)
+        for name in names:
+            golden = HERE / "goldens" / f"{name}.yaml"
+            if UPDATE:
+                golden.write_text(render(name))
+            with self.subTest(values=name):
+                self.assertEqual(render(name), golden.read_text())
+        self.assertEqual({path.stem for path in (HERE / "goldens").iterdir()}, set(names), "one golden for each set")
+
+    def test_two_renders_are_the_same_bytes(self) -> None:
+        for name in sets():
+            with self.subTest(values=name):
+                render.cache_clear()
+                first = render(name)
+                render.cache_clear()
+                self.assertEqual(first, render(name))
+
+    def test_both_helms_say_the_same(self) -> None:
+        for name in sets():
+            with self.subTest(values=name):
+                self.assertEqual(render(name, HELMS["Helm 3"]), render(name))
+
+    def test_no_template_asks_for_chance_the_cluster_or_the_time(self) -> None:
+        """What is the same twice on this machine might still not be so for others."""
+        for template in sorted((CHART / "templates").iterdir()):
+            code = " ".join(re.findall(r"\{\{.*?\}\}", template.read_text(), re.DOTALL))
+            found = re.findall(r"\b(lookup|now|rand\w+|gen[A-Z]\w+|uuidv4|derivePassword|htpasswd|getHostByName|Capabilities)\b", code)
+            self.assertEqual(found, [], template.name)
+
+
+class Refusal(unittest.TestCase):
+    def test_what_does_not_go_together_is_refused_with_its_fix(self) -> None:
+        for helm, command in HELMS.items():
+            for sentence, given in REFUSED.items():
+                with self.subTest(helm=helm, sentence=sentence):
+                    said = refused(command, {**IMAGE, **given} if given else {})
+                    self.assertIn(sentence, said)
+
+    def test_every_refusal_is_provoked(self) -> None:
+        sentences = re.findall(r'fail "(.*?)"', (CHART / "templates/_validate.tpl").read_text())
+        self.assertEqual(len(sentences), len(REFUSED))
+        for sentence in sentences:
+            self.assertTrue(any(known in sentence for known in REFUSED), sentence)
+
+    def test_unknown_and_invalid_values_are_refused(self) -> None:
+        for helm, command in HELMS.items():
+            for place, given in INVALID.items():
+                with self.subTest(helm=helm, place=place):
+                    said = refused(command, {**IMAGE, **given, "image": {**IMAGE["image"], **given.get("image", {})}})
+                    self.assertIn("values don't meet the specifications", said)
+                    self.assertIn(place.rsplit("/", 1)[-1] if place == "/contoller" else place, said)
+
+    def test_the_chart_may_be_a_dependency(self) -> None:
+        """The chart above it says `enabled`, and shares values of its own."""
+        given = {**IMAGE, "enabled": True, "global": {"somebody": {"elses": 1}}}
+        self.assertEqual(refused(HELMS["Helm 4"], given), "")
+
+
+class Promise(unittest.TestCase):
+    """What holds for whatever values."""
+
+    def test_every_object_has_the_labels_and_its_place(self) -> None:
+        clusterwide = {
+            "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration",
+            "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+        }  # fmt: skip
+        for name in sets():
+            seen = set()
+            for document in documents(name):
+                with self.subTest(values=name, object=identity(document)):
+                    self.assertNotIn(identity(document), seen, "twice")
+                    seen.add(identity(document))
+                    self.assertEqual("namespace" in document["metadata"], document["kind"] not in clusterwide)
+                    if name == "everything" and document["metadata"]["name"] in ("postern-map", "text"):
+                        continue
+                    labels = document["metadata"]["labels"]
+                    self.assertEqual(labels["app.kubernetes.io/part-of"], "postern")
+                    self.assertEqual(labels.get("team"), "platform" if name == "everything" else None)
+                    selector = document.get("spec", {}).get("selector", {}).get("matchLabels", {})
+                    self.assertNotIn("app.kubernetes.io/version", selector)
+
+    def test_nothing_holds_a_value_or_a_ca_bundle(self) -> None:
+        for name in sets():
+            self.assertNotIn("caBundle:", render(name))
+            for document in documents(name):
+                if document["kind"] == "Secret":
+                    self.assertEqual(document.keys(), {"apiVersion", "kind", "metadata"}, name)
+
+    def test_every_pod_is_as_hard_as_the_strictest_standard(self) -> None:
+        for name in sets():
+            found = dict(pods(documents(name)))
+            self.assertGreaterEqual(len(found), 2)
+            for pod, spec in found.items():
+                with self.subTest(values=name, pod=pod):
+                    self.assertFalse(spec["automountServiceAccountToken"])
+                    self.assertFalse(spec["enableServiceLinks"])
+                    self.assertTrue(spec["securityContext"]["runAsNonRoot"])
+                    self.assertEqual(spec["securityContext"].get("runAsUser"), None if name == "openshift" else 64321)
+                    self.assertEqual(spec["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
+                    for container in spec["containers"]:
+                        context = container["securityContext"]
+                        self.assertTrue(context["readOnlyRootFilesystem"])
+                        self.assertFalse(context["allowPrivilegeEscalation"])
+                        self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+                        self.assertLessEqual({"cpu", "memory"}, container["resources"]["requests"].keys())
+                        self.assertIn("memory", container["resources"]["limits"])
+
+    def test_every_pod_has_the_time_to_end(self) -> None:
+        for name in sets():
+            for document in documents(name):
+                if document["kind"] != "Deployment":
+                    continue
+                spec = document["spec"]["template"]["spec"]
+                [grace] = [arg for arg in spec["containers"][0]["args"] if arg.startswith("--shutdown-grace=")]
+                own = int(grace.removeprefix("--shutdown-grace=").removesuffix("s"))
+                self.assertGreater(spec["terminationGracePeriodSeconds"], own, (name, document["metadata"]["name"]))
+                self.assertEqual(document["spec"]["strategy"]["rollingUpdate"], {"maxUnavailable": 0, "maxSurge": 1})
+
+    def test_names_fit_when_the_longest_is_given(self) -> None:
+        longest = "a" * 32
+        done = run(HELMS["Helm 4"], "template", "r" * 53, CHART, *values("everything"), f"--set=fullnameOverride={longest}")
+        for document in yaml.safe_load_all(done.stdout):
+            if document and document["kind"] not in ("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"):
+                self.assertLessEqual(len(document["metadata"]["name"]), 63)
+
+
+if __name__ == "__main__":
+    unittest.main()
