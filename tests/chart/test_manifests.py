@@ -6,9 +6,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from tools import CHART, HELMS, ROOT, UPDATE, Document, identity, parse, run
+from tools import CHART, HELMS, MANIFESTS, UPDATE, Document, identity, parse, run
 
-MANIFESTS = ROOT / "manifests"
 # As manifests/generate renders the base.
 FIXED = ["--set=image.repository=registry.example/postern", "--set=crds.keep=false", "--set=broker.authority.keep=false"]
 # What a component stands for.

@@ -14,6 +14,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CHART = ROOT / "charts/postern"
+MANIFESTS = ROOT / "manifests"
 UPDATE = bool(os.environ.get("UPDATE"))
 HELMS = {"Helm 4": os.environ["HELM4"], "Helm 3": os.environ["HELM3"]}
 NAMESPACE = "postern-system"
@@ -79,9 +80,9 @@ def is_foreign(document: Document) -> bool:
 class ApiServer:
     """A real one, for as long as the checks run."""
 
-    def __init__(self, process: subprocess.Popen[str], kubeconfig: str) -> None:
-        self.process = process
-        self.kubeconfig = kubeconfig
+    def __init__(self, told: dict[str, str]) -> None:
+        self.kubeconfig = told["kubeconfig"]
+        self.authority = Path(told["ca"]).read_bytes()
 
     def kubectl(self, *arguments: object, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         return run(os.environ["KUBECTL"], f"--kubeconfig={self.kubeconfig}", *arguments, stdin=stdin, check=check)
@@ -98,7 +99,7 @@ def api_server() -> Iterator[ApiServer]:
         if not told:
             raise AssertionError("the API server did not start; what it said stands above")
         try:
-            yield ApiServer(process, json.loads(told)["kubeconfig"])
+            yield ApiServer(json.loads(told))
         finally:
             # It ends with its standard input.
             if process.stdin:
