@@ -216,10 +216,39 @@ class Rules(unittest.TestCase):
 class Scraping(unittest.TestCase):
     def test_the_plain_configuration_is_one(self) -> None:
         jobs = yaml.safe_load((CHART / "files/scrape.yaml").read_text())
+        # Debian's promtool knows no discovery in Kubernetes.
+        self.assertEqual([job.pop("kubernetes_sd_configs") for job in jobs], [[{"role": "pod"}]])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "prometheus.yaml"
             path.write_text(yaml.safe_dump({"scrape_configs": jobs}))
             run("promtool", "check", "config", path)
+
+    def test_it_keeps_our_ports_and_no_others(self) -> None:
+        [job] = yaml.safe_load((CHART / "files/scrape.yaml").read_text())
+
+        def is_kept(labels: dict[str, str], port: str, phase: str = "Running") -> bool:
+            target = {f"__meta_kubernetes_pod_label_{re.sub('[^a-zA-Z0-9]', '_', name)}": value for name, value in labels.items()}
+            target |= {"__meta_kubernetes_pod_container_port_name": port, "__meta_kubernetes_pod_phase": phase}
+            for rule in job["relabel_configs"]:
+                text = ";".join(target.get(name, "") for name in rule["source_labels"])
+                matches = bool(re.fullmatch(rule.get("regex", "(.*)"), text))
+                if (rule.get("action") == "keep" and not matches) or (rule.get("action") == "drop" and matches):
+                    return False
+            return True
+
+        injected = {"app": "agent", "postern.dev/injected": "true"}
+        self.assertTrue(is_kept(injected, "postern-met"))
+        self.assertFalse(is_kept(injected, "http"), "the agent's own port")
+        self.assertFalse(is_kept(injected, "metrics"), "likewise")
+        self.assertFalse(is_kept({"app": "agent"}, "postern-met"), "no sidecar")
+        self.assertFalse(is_kept(injected, "postern-met", "Succeeded"))
+        deployments = [document for document in documents("default") if document["kind"] == "Deployment"]
+        self.assertEqual(len(deployments), 2)
+        for document in deployments:
+            template = document["spec"]["template"]
+            ports = [port["name"] for port in template["spec"]["containers"][0]["ports"]]
+            kept = [port for port in ports if is_kept(template["metadata"]["labels"], port)]
+            self.assertEqual(kept, ["metrics"])
 
     def test_the_ports_that_are_scraped_are_those_of_the_pods(self) -> None:
         sidecar = (ROOT / "src/control/admission/sidecar.rs").read_text()

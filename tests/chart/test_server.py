@@ -5,12 +5,13 @@ import json
 import os
 import re
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tools import CHART, HELMS, MANIFESTS, NAMESPACE, api_server, documents, is_foreign, run, sets, values
+from tools import CHART, HELMS, MANIFESTS, NAMESPACE, api_server, documents, is_foreign, run, sets, template, values
 
 # Namespaces that value sets name.
 OTHERS = ["research", "billing"]
@@ -27,20 +28,21 @@ class Schemas:
     def __init__(self, openapi: dict[str, Any]) -> None:
         self.definitions = {name: self.closed(value) for name, value in openapi["definitions"].items()}
 
-    def closed(self, node: Any) -> Any:
-        if isinstance(node, list):
-            return [self.closed(inner) for inner in node]
-        if not isinstance(node, dict):
-            return node
-        node = {key: self.closed(inner) for key, inner in node.items()}
-        if node.get("format") == "int-or-string" or node.get("x-kubernetes-int-or-string"):
-            return {"type": ["integer", "string"]}
-        if "properties" in node and not node.get("x-kubernetes-preserve-unknown-fields"):
-            node.setdefault("additionalProperties", False)
-        if "$ref" in node:
+    def closed(self, schema: dict[str, Any]) -> dict[str, Any]:
+        if "$ref" in schema:
             # What else stands beside it would be ignored.
-            return {"$ref": node["$ref"]}
-        return node
+            return {"$ref": schema["$ref"]}
+        if schema.get("format") == "int-or-string" or schema.get("x-kubernetes-int-or-string"):
+            return {"type": ["integer", "string"]}
+        schema = dict(schema)
+        if "properties" in schema:
+            schema["properties"] = {name: self.closed(inner) for name, inner in schema["properties"].items()}
+            if not schema.get("x-kubernetes-preserve-unknown-fields"):
+                schema.setdefault("additionalProperties", False)
+        for key in ("items", "additionalProperties"):
+            if isinstance(schema.get(key), dict):
+                schema[key] = self.closed(schema[key])
+        return schema
 
     def write(self, folder: Path) -> int:
         """One file for each kind, with all that it refers to."""
@@ -101,7 +103,7 @@ class Server(unittest.TestCase):
         for name in sets():
             with self.subTest(values=name):
                 namespace = "privileged" if name in PRIVILEGED else NAMESPACE
-                text = run(HELMS["Helm 4"], "template", "postern", CHART, f"--namespace={namespace}", *values(name)).stdout
+                text = template(HELMS["Helm 4"], *values(name), f"--namespace={namespace}").stdout
                 own = [document for document in yaml.safe_load_all(text) if document and not is_foreign(document)]
                 done = self.server.kubectl(
                     "apply", "--server-side", "--dry-run=server", "--filename=-", stdin=yaml.safe_dump_all(own)
@@ -199,6 +201,63 @@ class Life(unittest.TestCase):
 
     def test_with_helm_3(self) -> None:
         self.life("Helm 3")
+
+
+class Examples(unittest.TestCase):
+    """manifests/examples on a server with manifests/base."""
+
+    def test_they_are_taken_and_their_pods_pass_the_policies(self) -> None:
+        examples = sorted((MANIFESTS / "examples").glob("*.yaml"), key=lambda path: (path.stem != "namespace", path))
+        self.assertGreater(len(examples), 5)
+        with api_server() as server:
+            server.kubectl("apply", "--server-side", "--kustomize", MANIFESTS / "base")
+            server.kubectl("wait", "--for=condition=Established", "crd/credentialbindings.postern.dev")
+            # Nobody answers for it here.
+            server.kubectl("delete", "mutatingwebhookconfiguration", "postern-injector")
+            pods = []
+            for path in examples:
+                done = server.kubectl("apply", "--server-side", "--filename", path)
+                self.assertEqual(done.stderr, "", path.name)
+                for document in yaml.safe_load_all(path.read_text()):
+                    if document["kind"] in ("Deployment", "Job"):
+                        pods.append(self.injected(server, path, document["metadata"]["name"]))
+            for without, pod in pods:
+                if pod == without:
+                    continue
+                with self.subTest(pod=pod["metadata"]["name"]):
+                    create = ["create", "--dry-run=server", "--filename=-"]
+                    self.assertEqual(server.kubectl(*create, stdin=json.dumps(pod)).stderr, "")
+                    self.until_refused(server, without, "the pod asks for a sidecar and has none")
+            self.assertEqual(sum(pod != without for without, pod in pods), 3, "by label, by annotation, a Job")
+
+    def injected(self, server: Any, path: Path, name: str) -> tuple[Any, Any]:
+        """The pod of a workload, as it stands and as `postern inject` makes it."""
+        with tempfile.NamedTemporaryFile() as authority:
+            authority.write(server.authority)
+            authority.flush()
+            command = [
+                os.environ["POSTERN_BIN"], "inject", "--image=registry.example/postern:0.1.0", f"--broker-ca={authority.name}",
+                "--broker=https://postern-broker.postern-system.svc.cluster.local:8443", "--resolvers=10.96.0.10", path,
+            ]  # fmt: skip
+            after = run(*command).stdout
+
+        def pod(text: str) -> Any:
+            [found] = [one for one in yaml.safe_load_all(text) if one["kind"] in ("Deployment", "Job") and one["metadata"]["name"] == name]
+            template = found["spec"]["template"]
+            meta = {**template["metadata"], "name": name, "namespace": found["metadata"]["namespace"]}
+            return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]}
+
+        return pod(path.read_text()), pod(after)
+
+    def until_refused(self, server: Any, pod: Any, words: str) -> None:
+        """A policy is in force a moment after it is installed."""
+        end = time.monotonic() + 60
+        while True:
+            said = server.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(pod), check=False).stderr
+            if words in said:
+                return
+            self.assertLess(time.monotonic(), end, said)
+            time.sleep(0.2)
 
 
 BINDING = {

@@ -18,6 +18,8 @@ MANIFESTS = ROOT / "manifests"
 UPDATE = bool(os.environ.get("UPDATE"))
 HELMS = {"Helm 4": os.environ["HELM4"], "Helm 3": os.environ["HELM3"]}
 NAMESPACE = "postern-system"
+# The oldest that the chart allows; a Helm that was built by hand takes far older ones for granted.
+KUBE = "--kube-version=1.30.0"
 # A value set that stands on another.
 BENEATH = {"ha": [CHART / "values-ha.yaml"]}
 
@@ -42,7 +44,12 @@ def values(name: str) -> list[str]:
 
 @functools.cache
 def render(name: str, helm: str = HELMS["Helm 4"]) -> str:
-    return run(helm, "template", "postern", CHART, f"--namespace={NAMESPACE}", *values(name)).stdout
+    return template(helm, *values(name)).stdout
+
+
+def template(helm: str, *arguments: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [helm, "template", "postern", CHART, KUBE, f"--namespace={NAMESPACE}", *arguments]
+    return run(*command, stdin=stdin, check=check)
 
 
 def parse(text: str) -> list[Document]:
