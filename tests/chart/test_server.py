@@ -79,6 +79,8 @@ class Server(unittest.TestCase):
             cls.server.kubectl(
                 "label", "namespace", name, *[f"pod-security.kubernetes.io/{mode}={level}" for mode in ("enforce", "warn")]
             )
+            # A pod is created only where its service account is.
+            cls.server.kubectl("create", "serviceaccount", "postern-check", f"--namespace={name}")
         cls.server.kubectl("apply", "--server-side", "--filename", CHART / "files/crd.yaml")
         cls.server.kubectl("wait", "--for=condition=Established", "crd/credentialbindings.postern.dev")
 

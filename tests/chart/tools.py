@@ -15,7 +15,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CHART = ROOT / "charts/postern"
 MANIFESTS = ROOT / "manifests"
-UPDATE = bool(os.environ.get("UPDATE"))
 HELMS = {"Helm 4": os.environ["HELM4"], "Helm 3": os.environ["HELM3"]}
 NAMESPACE = "postern-system"
 # The oldest that the chart allows; a Helm that was built by hand takes far older ones for granted.

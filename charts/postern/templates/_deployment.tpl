@@ -6,7 +6,7 @@ The dictionary: root; component, its values at root.Values; args; port (name and
 {{- define "postern.deployment" -}}
 {{- $root := .root }}
 {{- $values := index $root.Values .component }}
-{{- $name := printf "%s-%s" (include "postern.name" $root) .component }}
+{{- $name := printf "postern-%s" .component }}
 apiVersion: apps/v1
 kind: Deployment
 metadata:

@@ -1,9 +1,4 @@
-{{/*
-What every object's name begins with. There is one installation in a cluster, so it does not carry the release's name.
-*/}}
-{{- define "postern.name" -}}
-{{ .Values.fullnameOverride | default "postern" }}
-{{- end }}
+{{/* Names are fixed: there is one installation in a cluster, and `postern check --cluster` looks for them. */}}
 
 {{/* Labels of every object. Of a component, where one is given: (list $ "broker") */}}
 {{- define "postern.labels" -}}
@@ -98,7 +93,7 @@ capabilities: {drop: [ALL]}
 {{/* Where the webhook's certificate comes from, if not from the controller itself: the name of a Secret. */}}
 {{- define "postern.webhookTlsSecret" -}}
 {{- if .Values.certManager.enabled -}}
-{{ include "postern.name" . }}-webhook-tls
+postern-webhook-tls
 {{- else -}}
 {{ .Values.webhook.tls.existingSecret }}
 {{- end -}}
