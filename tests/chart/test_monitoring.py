@@ -175,6 +175,18 @@ class Names(unittest.TestCase):
                 with self.subTest(place=place):
                     self.assertLessEqual({label.strip() for label in group.split(",")}, labels)
 
+    def test_every_query_is_one(self) -> None:
+        expressions = []
+        for query in queries().values():
+            if not query.startswith("label_values(") and query != "prometheus":
+                query = query.replace("$__rate_interval", "5m").replace("$namespace", ".*").replace("$server", ".*")
+                expressions.append({"record": "a:b:c", "labels": {"n": str(len(expressions))}, "expr": query})
+        self.assertGreater(len(expressions), 50)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rules.yaml"
+            path.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": expressions}]}))
+            run("promtool", "check", "rules", path)
+
     def test_what_the_docs_call_worth_an_alert_has_one(self) -> None:
         alerted = {name for rule in rules() for name in re.findall(r"\bpostern_\w+", rule["expr"])}
         # A fault in files, which no cluster has.
