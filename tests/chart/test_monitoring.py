@@ -5,6 +5,7 @@ import re
 import tempfile
 import unittest
 from pathlib import Path
+from typing import Any
 
 import yaml
 from tools import CHART, HERE, ROOT, documents, run
@@ -37,6 +38,9 @@ WELL = {
     f'postern_broker_watches{{{BROKER},kind="secrets",state="heard"}}': "1x60",
     f'postern_broker_watches{{{BROKER},kind="secrets",state="denied"}}': "0x60",
     f'postern_broker_watches{{{BROKER},kind="bindings",state="lost"}}': "0x60",
+    'postern_broker_binding_ready{namespace="research",pod="broker",binding="github"}': "1x60",
+    f"postern_broker_leader{{{BROKER}}}": "1x60",
+    f'postern_broker_leader{{namespace="postern-system",pod="other"}}': "0x60",
     f'postern_broker_token_reviews_total{{{BROKER},result="accepted"}}': "0+1x60",
     f'postern_broker_token_reviews_total{{{BROKER},result="failed"}}': "4x60",
     f'postern_broker_certificate_expiry_timestamp_seconds{{{BROKER},certificate="server"}}': "604800x60",
@@ -80,6 +84,11 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         {f'postern_broker_watches{{{BROKER},kind="secrets",state="denied"}}': "0x10 2x50"},
         set(),
     ),
+    "PosternBindingNotServed": (
+        {'postern_broker_binding_ready{namespace="research",pod="broker",binding="github"}': "1x10 0x50"},
+        set(),
+    ),
+    "PosternNobodyWritesStatus": ({f"postern_broker_leader{{{BROKER}}}": "1x20 0x40"}, set()),
     "PosternTokenReviewsFail": (
         {f'postern_broker_token_reviews_total{{{BROKER},result="failed"}}': "4x29 6x31"},
         set(),
@@ -229,38 +238,48 @@ class Scraping(unittest.TestCase):
     def test_the_plain_configuration_is_one(self) -> None:
         jobs = yaml.safe_load((CHART / "files/scrape.yaml").read_text())
         # Debian's promtool knows no discovery in Kubernetes.
-        self.assertEqual([job.pop("kubernetes_sd_configs") for job in jobs], [[{"role": "pod"}]])
+        self.assertEqual([job.pop("kubernetes_sd_configs") for job in jobs], [[{"role": "pod"}]] * 2)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "prometheus.yaml"
             path.write_text(yaml.safe_dump({"scrape_configs": jobs}))
             run("promtool", "check", "config", path)
 
-    def test_it_keeps_our_ports_and_no_others(self) -> None:
-        [job] = yaml.safe_load((CHART / "files/scrape.yaml").read_text())
+    def kept_by(self, labels: dict[str, str], port: str, phase: str = "Running") -> list[str]:
+        """The jobs that scrape this port of such a pod."""
+        target = {f"__meta_kubernetes_pod_label_{re.sub('[^a-zA-Z0-9]', '_', name)}": value for name, value in labels.items()}
+        target |= {"__meta_kubernetes_pod_container_port_name": port, "__meta_kubernetes_pod_phase": phase}
 
-        def is_kept(labels: dict[str, str], port: str, phase: str = "Running") -> bool:
-            target = {f"__meta_kubernetes_pod_label_{re.sub('[^a-zA-Z0-9]', '_', name)}": value for name, value in labels.items()}
-            target |= {"__meta_kubernetes_pod_container_port_name": port, "__meta_kubernetes_pod_phase": phase}
-            for rule in job["relabel_configs"]:
-                text = ";".join(target.get(name, "") for name in rule["source_labels"])
-                matches = bool(re.fullmatch(rule.get("regex", "(.*)"), text))
-                if (rule.get("action") == "keep" and not matches) or (rule.get("action") == "drop" and matches):
-                    return False
-            return True
+        def is_dropped(rule: dict[str, Any]) -> bool:
+            text = ";".join(target.get(name, "") for name in rule["source_labels"])
+            matches = bool(re.fullmatch(rule.get("regex", "(.*)"), text))
+            return (rule.get("action") == "keep" and not matches) or (rule.get("action") == "drop" and matches)
 
+        jobs = yaml.safe_load((CHART / "files/scrape.yaml").read_text())
+        return [job["job_name"] for job in jobs if not any(map(is_dropped, job["relabel_configs"]))]
+
+    def test_the_plain_configuration_keeps_our_ports_and_no_others(self) -> None:
         injected = {"app": "agent", "postern.dev/injected": "true"}
-        self.assertTrue(is_kept(injected, "postern-met"))
-        self.assertFalse(is_kept(injected, "http"), "the agent's own port")
-        self.assertFalse(is_kept(injected, "metrics"), "likewise")
-        self.assertFalse(is_kept({"app": "agent"}, "postern-met"), "no sidecar")
-        self.assertFalse(is_kept(injected, "postern-met", "Succeeded"))
+        self.assertEqual(self.kept_by(injected, "postern-met"), ["postern-sidecars"])
+        self.assertEqual(self.kept_by(injected, "http"), [], "the agent's own port")
+        self.assertEqual(self.kept_by(injected, "metrics"), [], "likewise")
+        self.assertEqual(self.kept_by({"app": "agent"}, "postern-met"), [], "no sidecar")
+        self.assertEqual(self.kept_by(injected, "postern-met", "Succeeded"), [])
         deployments = [document for document in documents("default") if document["kind"] == "Deployment"]
         self.assertEqual(len(deployments), 2)
         for document in deployments:
             template = document["spec"]["template"]
             ports = [port["name"] for port in template["spec"]["containers"][0]["ports"]]
-            kept = [port for port in ports if is_kept(template["metadata"]["labels"], port)]
-            self.assertEqual(kept, ["metrics"])
+            kept = {port: self.kept_by(template["metadata"]["labels"], port) for port in ports}
+            self.assertEqual({port: jobs for port, jobs in kept.items() if jobs}, {"metrics": ["postern"]})
+
+    def test_a_family_keeps_a_namespace_of_its_own_where_it_has_one(self) -> None:
+        own = {name for name, (_, labels) in families().items() if labels & TARGET}
+        self.assertEqual(own, {"postern_broker_binding_ready"}, "one of a sidecar would be overwritten")
+        plain = {job["job_name"]: job.get("honor_labels", False) for job in yaml.safe_load((CHART / "files/scrape.yaml").read_text())}
+        self.assertEqual(plain, {"postern": True, "postern-sidecars": False})
+        kinds = {document["kind"]: document["spec"] for document in documents("monitoring") if "Monitor" in document["kind"]}
+        self.assertTrue(kinds["ServiceMonitor"]["endpoints"][0]["honorLabels"])
+        self.assertFalse(kinds["PodMonitor"]["podMetricsEndpoints"][0]["honorLabels"])
 
     def test_the_ports_that_are_scraped_are_those_of_the_pods(self) -> None:
         sidecar = (ROOT / "src/control/admission/sidecar.rs").read_text()

@@ -91,9 +91,12 @@ spec:
         {{- range concat .args $values.extraArgs }}
         - {{ . | quote }}
         {{- end }}
-        {{- with $values.extraEnv }}
         env:
-          {{- toYaml . | nindent 10 }}
+        # Who holds a Lease.
+        - name: POD_NAME
+          valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.name}}
+        {{- with $values.extraEnv }}
+        {{- toYaml . | nindent 8 }}
         {{- end }}
         ports:
         - {name: {{ .port.name }}, containerPort: {{ .port.number }}, protocol: TCP}
