@@ -9,13 +9,13 @@ import time
 import unittest
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tools import CHART, HELMS, NAMESPACE, ROOT, ApiServer, api_server, documents, run, sets, values
+from tools import BINDING, CHART, HELMS, NAMESPACE, ROOT, ApiServer, api_server, documents, run, sets, values
 
 BIN = os.environ["POSTERN_BIN"]
-READY_WITHIN = 60  # seconds
+WITHIN = 60  # seconds
 
 
 def arguments(name: str) -> Iterator[tuple[str, list[str]]]:
@@ -65,17 +65,19 @@ def listening(process: subprocess.Popen[str]) -> str:
     raise AssertionError(said)
 
 
-def until_ready(address: str) -> None:
-    end = time.monotonic() + READY_WITHIN
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://{address}/ready", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except urllib.error.HTTPError as error:
-            said = str(error)
+def is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/ready", timeout=5) as answer:
+            return answer.status == 200
+    except urllib.error.HTTPError:
+        return False
+
+
+def until(what: str, holds: Callable[[], object]) -> None:
+    end = time.monotonic() + WITHIN
+    while not holds():
         if time.monotonic() > end:
-            raise AssertionError(f"not ready within {READY_WITHIN} s: {said}")
+            raise AssertionError(f"after {WITHIN} s still not so: {what}")
         time.sleep(0.1)
 
 
@@ -87,12 +89,20 @@ class Running(unittest.TestCase):
             install = ["install", "postern", CHART, f"--namespace={NAMESPACE}", "--create-namespace", *values("default")]
             run(HELMS["Helm 4"], *install, f"--kubeconfig={server.kubeconfig}")
             for component in ("broker", "controller"):
-                until_ready(stack.enter_context(running(server, given[component])))
+                address = stack.enter_context(running(server, given[component]))
+                until(f"{component} is ready", lambda address=address: is_ready(address))
             certificates = server.get(f"--namespace={NAMESPACE}", "configmap", "postern-broker-ca")["data"]
             self.assertIn("BEGIN CERTIFICATE", certificates["ca.crt"])
             configuration = server.get("mutatingwebhookconfiguration", "postern-injector")
             for webhook in configuration["webhooks"]:
                 self.assertTrue(webhook["clientConfig"]["caBundle"])
+            # A binding gets its status, by the one that holds the Lease.
+            server.kubectl("create", "--filename=-", stdin=json.dumps(BINDING))
+
+            def status() -> object:
+                return server.get("credentialbinding", "github", "--namespace=default").get("status")
+
+            until("a binding has a status", status)
 
     def test_every_argument_is_one_that_they_take(self) -> None:
         """docs/cli.md is held against the binary."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tools import CHART, HELMS, MANIFESTS, NAMESPACE, api_server, documents, is_foreign, run, sets, template, values
+from tools import BINDING, CHART, HELMS, MANIFESTS, NAMESPACE, api_server, documents, is_foreign, run, sets, template, values
 
 # Namespaces that value sets name.
 OTHERS = ["research", "billing"]
@@ -260,18 +260,6 @@ class Examples(unittest.TestCase):
                 return
             self.assertLess(time.monotonic(), end, said)
             time.sleep(0.2)
-
-
-BINDING = {
-    "apiVersion": "postern.dev/v1alpha1",
-    "kind": "CredentialBinding",
-    "metadata": {"name": "github", "namespace": "default"},
-    "spec": {
-        "serviceAccounts": ["agent"],
-        "server": {"name": "github", "url": "https://mcp.example/mcp"},
-        "credential": {"type": "Bearer", "secretRef": {"name": "github", "key": "token"}},
-    },
-}
 
 
 if __name__ == "__main__":

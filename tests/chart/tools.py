@@ -22,6 +22,18 @@ KUBE = "--kube-version=1.30.0"
 # A value set that stands on another.
 BENEATH = {"ha": [CHART / "values-ha.yaml"]}
 
+# One that any server takes.
+BINDING = {
+    "apiVersion": "postern.dev/v1alpha1",
+    "kind": "CredentialBinding",
+    "metadata": {"name": "github", "namespace": "default"},
+    "spec": {
+        "serviceAccounts": ["agent"],
+        "server": {"name": "github", "url": "https://mcp.example/mcp"},
+        "credential": {"type": "Bearer", "secretRef": {"name": "github", "key": "token"}},
+    },
+}
+
 Document = dict[str, Any]
 
 
