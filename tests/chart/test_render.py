@@ -5,7 +5,7 @@ import re
 import unittest
 
 import yaml
-from tools import CHART, HELMS, HERE, KUBE, documents, identity, parse, pods, render, run, sets, template, values
+from tools import CHART, HELMS, HERE, KUBE, NAMESPACE, documents, identity, parse, pods, render, run, sets, template, values
 
 # Of a value set to what the chart says to it: each names the fix.
 REFUSED = {
@@ -117,6 +117,32 @@ class Refusal(unittest.TestCase):
         """The chart above it says `enabled`, and shares values of its own."""
         given = {**IMAGE, "enabled": True, "global": {"somebody": {"elses": 1}}}
         self.assertEqual(refused(HELMS["Helm 4"], given), "")
+
+
+class Notes(unittest.TestCase):
+    """What Helm prints after it has installed."""
+
+    def notes(self, name: str) -> str:
+        command = ["install", "postern", CHART, f"--namespace={NAMESPACE}", "--dry-run=client", *values(name)]
+        return run(HELMS["Helm 4"], *command).stdout.split("\nNOTES:\n")[1]
+
+    def test_they_name_the_next_three_commands(self) -> None:
+        for name in sets():
+            commands = [line.strip() for line in self.notes(name).splitlines() if line.startswith("   kubectl ")]
+            wanted = ["wait", "label secret", "annotate secret"] if name == "everything" else ["wait", "create rolebinding"]
+            with self.subTest(values=name):
+                self.assertEqual(len(commands), len(wanted) + 1)
+                for command, words in zip(commands, [*wanted, "label namespace"], strict=True):
+                    self.assertIn(f" {words} ", command)
+
+    def test_they_warn_of_what_weakens_the_promise_and_of_nothing_else(self) -> None:
+        warnings = {name: re.findall(r"^WARNING: (\S+?):? ", self.notes(name), re.MULTILINE) for name in sets()}
+        weak = {"everything": ["broker.clusterWide", "injection.allowed"], "least": ["policies.enabled"]}
+        self.assertEqual({name: found for name, found in warnings.items() if found}, weak)
+
+    def test_they_tell_how_to_scrape_where_nothing_else_does(self) -> None:
+        self.assertIn("   - job_name: postern-sidecars\n", self.notes("default"))
+        self.assertNotIn("job_name", self.notes("monitoring"))
 
 
 class Promise(unittest.TestCase):
