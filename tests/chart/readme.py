@@ -17,8 +17,8 @@ helm install postern charts/postern --namespace postern-system --create-namespac
   --set image.repository=registry.example/postern
 ```
 
-Install, upgrade, uninstall, GitOps and what is kept: [installation](../../docs/installation.md). Three replicas that are
-spread over nodes: `--values charts/postern/values-ha.yaml`. Needs Kubernetes {kube}.
+Install, upgrade, uninstall, GitOps and what is kept: [installation](../../docs/installation.md). Three replicas that
+are spread over nodes: `--values charts/postern/values-ha.yaml`. Needs Kubernetes {kube}.
 
 A value that is not in this list is refused. Generated from the comments of values.yaml by `tests/chart/run --update`.
 """
@@ -88,7 +88,10 @@ def values() -> list[Value]:
 def page() -> str:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     parts = properties(schema(), schema())
-    text = HEAD.format(description=chart["description"] + ".", kube=chart["kubeVersion"].removeprefix(">=").removesuffix("-0") + " or newer")
+    text = HEAD.format(
+        description=chart["description"] + ".",
+        kube=chart["kubeVersion"].removeprefix(">=").removesuffix("-0") + " or newer",
+    )
     general, sections = [], []
     for value in values():
         inner = parts.get(value.path)
@@ -101,4 +104,6 @@ def page() -> str:
             sections[-1] += row
         else:
             general.append(row)
-    return text + "\n## General\n\n| value | default | meaning |\n|---|---|---|\n" + "".join(general) + "".join(sections)
+    return (
+        text + "\n## General\n\n| value | default | meaning |\n|---|---|---|\n" + "".join(general) + "".join(sections)
+    )

@@ -19,7 +19,8 @@ COMPONENTS = {
     "openshift": ["--set=openshift.enabled=true"],
     "networkpolicy": ["--set=networkPolicy.enabled=true"],
     "monitoring": [
-        f"--set=monitoring.{kind}.enabled=true" for kind in ("podMonitor", "serviceMonitor", "prometheusRule", "dashboard")
+        f"--set=monitoring.{kind}.enabled=true"
+        for kind in ("podMonitor", "serviceMonitor", "prometheusRule", "dashboard")
     ],
     "cert-manager": ["--set=certManager.enabled=true"],
 }
@@ -57,7 +58,9 @@ class Manifests(unittest.TestCase):
     def test_the_files_are_generated(self) -> None:
         run(MANIFESTS / "generate", "--check")
 
-    def assert_same(self, found: dict[tuple[str, str, str], Document], wanted: dict[tuple[str, str, str], Document]) -> None:
+    def assert_same(
+        self, found: dict[tuple[str, str, str], Document], wanted: dict[tuple[str, str, str], Document]
+    ) -> None:
         namespace = found.pop(("Namespace", "", "postern-system"))
         self.assertEqual(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted")
         self.assertEqual(found.keys(), wanted.keys())

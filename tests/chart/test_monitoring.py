@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tools import CHART, HERE, ROOT, documents, run
+from tools import CHART, ROOT, documents, run
 
 RULES = CHART / "files/rules.yaml"
 # Labels that a scrape adds, beside those of the families.
@@ -40,7 +40,7 @@ WELL = {
     f'postern_broker_watches{{{BROKER},kind="bindings",state="lost"}}': "0x60",
     'postern_broker_binding_ready{namespace="research",pod="broker",binding="github"}': "1x60",
     f"postern_broker_leader{{{BROKER}}}": "1x60",
-    f'postern_broker_leader{{namespace="postern-system",pod="other"}}': "0x60",
+    'postern_broker_leader{namespace="postern-system",pod="other"}': "0x60",
     f'postern_broker_token_reviews_total{{{BROKER},result="accepted"}}': "0+1x60",
     f'postern_broker_token_reviews_total{{{BROKER},result="failed"}}': "4x60",
     f'postern_broker_certificate_expiry_timestamp_seconds{{{BROKER},certificate="server"}}': "604800x60",
@@ -56,7 +56,10 @@ WELL = {
 # a series that is new then stands after blanks.
 NEW = "_x29 1x30"
 CASES: dict[str, tuple[dict[str, str], set[str]]] = {
-    "PosternUpstreamRejectsCredential": ({f'postern_upstream_auth_rejections_total{{{AGENT},server="jira"}}': NEW}, set()),
+    "PosternUpstreamRejectsCredential": (
+        {f'postern_upstream_auth_rejections_total{{{AGENT},server="jira"}}': NEW},
+        set(),
+    ),
     "PosternNoUsableCredential": ({f"postern_credential_usable{{{GITHUB}}}": "1x20 0x40"}, set()),
     "PosternBrokerUnheard": (
         {f'postern_source_heard_timestamp_seconds{{{AGENT},source="broker"}}': "0+60x20 1200x40"},
@@ -246,7 +249,9 @@ class Scraping(unittest.TestCase):
 
     def kept_by(self, labels: dict[str, str], port: str, phase: str = "Running") -> list[str]:
         """The jobs that scrape this port of such a pod."""
-        target = {f"__meta_kubernetes_pod_label_{re.sub('[^a-zA-Z0-9]', '_', name)}": value for name, value in labels.items()}
+        target = {
+            f"__meta_kubernetes_pod_label_{re.sub('[^a-zA-Z0-9]', '_', name)}": value for name, value in labels.items()
+        }
         target |= {"__meta_kubernetes_pod_container_port_name": port, "__meta_kubernetes_pod_phase": phase}
 
         def is_dropped(rule: dict[str, Any]) -> bool:
@@ -275,9 +280,14 @@ class Scraping(unittest.TestCase):
     def test_a_family_keeps_a_namespace_of_its_own_where_it_has_one(self) -> None:
         own = {name for name, (_, labels) in families().items() if labels & TARGET}
         self.assertEqual(own, {"postern_broker_binding_ready"}, "one of a sidecar would be overwritten")
-        plain = {job["job_name"]: job.get("honor_labels", False) for job in yaml.safe_load((CHART / "files/scrape.yaml").read_text())}
+        plain = {
+            job["job_name"]: job.get("honor_labels", False)
+            for job in yaml.safe_load((CHART / "files/scrape.yaml").read_text())
+        }
         self.assertEqual(plain, {"postern": True, "postern-sidecars": False})
-        kinds = {document["kind"]: document["spec"] for document in documents("monitoring") if "Monitor" in document["kind"]}
+        kinds = {
+            document["kind"]: document["spec"] for document in documents("monitoring") if "Monitor" in document["kind"]
+        }
         self.assertTrue(kinds["ServiceMonitor"]["endpoints"][0]["honorLabels"])
         self.assertFalse(kinds["PodMonitor"]["podMetricsEndpoints"][0]["honorLabels"])
 
@@ -299,7 +309,9 @@ class Scraping(unittest.TestCase):
     def test_the_dashboard_is_complete(self) -> None:
         panels = dashboard()["panels"]
         self.assertEqual(len({panel["id"] for panel in panels}), len(panels))
-        [config_map] = [document for document in documents("monitoring") if document["metadata"]["name"].endswith("-dashboard")]
+        [config_map] = [
+            document for document in documents("monitoring") if document["metadata"]["name"].endswith("-dashboard")
+        ]
         self.assertEqual(json.loads(config_map["data"]["postern.json"]), dashboard())
 
 

@@ -4,8 +4,22 @@ import json
 import re
 import unittest
 
-import yaml
-from tools import CHART, HELMS, HERE, KUBE, NAMESPACE, documents, identity, parse, pods, render, run, sets, template, values
+from tools import (
+    CHART,
+    HELMS,
+    HERE,
+    KUBE,
+    NAMESPACE,
+    documents,
+    identity,
+    parse,
+    pods,
+    render,
+    run,
+    sets,
+    template,
+    values,
+)
 
 # Of a value set to what the chart says to it: each names the fix.
 REFUSED = {
@@ -18,7 +32,10 @@ REFUSED = {
     "leave broker.namespaces empty, or set broker.clusterWide to false": {
         "broker": {"clusterWide": True, "namespaces": ["research"]}
     },
-    "set check.enabled and policies.enabled to true, or": {"check": {"afterInstall": True}, "policies": {"enabled": False}},
+    "set check.enabled and policies.enabled to true, or": {
+        "check": {"afterInstall": True},
+        "policies": {"enabled": False},
+    },
     "raise controller.shutdownGraceSeconds": {"controller": {"lingerSeconds": 20}},
 }
 # What the schema refuses, by what it says.
@@ -79,10 +96,12 @@ class Golden(unittest.TestCase):
 
     def test_no_template_asks_for_chance_the_cluster_or_the_time(self) -> None:
         """What is the same twice on this machine might still not be so for others."""
-        for template in sorted((CHART / "templates").iterdir()):
-            code = " ".join(re.findall(r"\{\{.*?\}\}", template.read_text(), re.DOTALL))
-            found = re.findall(r"\b(lookup|now|rand\w+|gen[A-Z]\w+|uuidv4|derivePassword|htpasswd|getHostByName|Capabilities)\b", code)
-            self.assertEqual(found, [], template.name)
+        for path in sorted((CHART / "templates").iterdir()):
+            code = " ".join(re.findall(r"\{\{.*?\}\}", path.read_text(), re.DOTALL))
+            found = re.findall(
+                r"\b(lookup|now|rand\w+|gen[A-Z]\w+|uuidv4|derivePassword|htpasswd|getHostByName|Capabilities)\b", code
+            )
+            self.assertEqual(found, [], path.name)
 
 
 class Refusal(unittest.TestCase):
@@ -129,7 +148,9 @@ class Notes(unittest.TestCase):
     def test_they_name_the_next_three_commands(self) -> None:
         for name in sets():
             commands = [line.strip() for line in self.notes(name).splitlines() if line.startswith("   kubectl ")]
-            wanted = ["wait", "label secret", "annotate secret"] if name == "everything" else ["wait", "create rolebinding"]
+            wanted = (
+                ["wait", "label secret", "annotate secret"] if name == "everything" else ["wait", "create rolebinding"]
+            )
             with self.subTest(values=name):
                 self.assertEqual(len(commands), len(wanted) + 1)
                 for command, words in zip(commands, [*wanted, "label namespace"], strict=True):

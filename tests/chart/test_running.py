@@ -47,7 +47,9 @@ def running(server: ApiServer, args: list[str]) -> Iterator[str]:
     account = f"postern-{args[0]}"
     here = ["--address=127.0.0.1:0", "--admin-address=127.0.0.1:0", f"--kubeconfig={kubeconfig(server, account)}"]
     more = ["--resolvers=10.96.0.10"] if args[0] == "controller" else []
-    with subprocess.Popen([BIN, *local(args), *here, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [BIN, *local(args), *here, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield listening(process)
         finally:
@@ -86,7 +88,14 @@ class Running(unittest.TestCase):
         given = dict(arguments("default"))
         self.assertEqual(given.keys(), {"controller", "broker"})
         with api_server() as server, contextlib.ExitStack() as stack:
-            install = ["install", "postern", CHART, f"--namespace={NAMESPACE}", "--create-namespace", *values("default")]
+            install = [
+                "install",
+                "postern",
+                CHART,
+                f"--namespace={NAMESPACE}",
+                "--create-namespace",
+                *values("default"),
+            ]
             run(HELMS["Helm 4"], *install, f"--kubeconfig={server.kubeconfig}")
             for component in ("broker", "controller"):
                 address = stack.enter_context(running(server, given[component]))
@@ -121,7 +130,11 @@ class Running(unittest.TestCase):
         for name in sets():
             for component, args in arguments(name):
                 with self.subTest(values=name, component=component):
-                    more = ["--resolvers=10.96.0.10"] if component == "controller" and "--resolvers" not in str(args) else []
+                    more = (
+                        ["--resolvers=10.96.0.10"]
+                        if component == "controller" and "--resolvers" not in str(args)
+                        else []
+                    )
                     done = run(BIN, *args, "--kubeconfig=/none", *more, check=False)
                     self.assertIn("/none", done.stderr)
 

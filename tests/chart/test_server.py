@@ -11,7 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tools import BINDING, CHART, HELMS, MANIFESTS, NAMESPACE, api_server, documents, is_foreign, run, sets, template, values
+from tools import (
+    BINDING,
+    CHART,
+    HELMS,
+    MANIFESTS,
+    NAMESPACE,
+    api_server,
+    documents,
+    is_foreign,
+    run,
+    sets,
+    template,
+    values,
+)
 
 # Namespaces that value sets name.
 OTHERS = ["research", "billing"]
@@ -77,7 +90,10 @@ class Server(unittest.TestCase):
             level = "privileged" if name == "privileged" else "restricted"
             cls.server.kubectl("create", "namespace", name)
             cls.server.kubectl(
-                "label", "namespace", name, *[f"pod-security.kubernetes.io/{mode}={level}" for mode in ("enforce", "warn")]
+                "label",
+                "namespace",
+                name,
+                *[f"pod-security.kubernetes.io/{mode}={level}" for mode in ("enforce", "warn")],
             )
             # A pod is created only where its service account is.
             cls.server.kubectl("create", "serviceaccount", "postern-check", f"--namespace={name}")
@@ -98,7 +114,9 @@ class Server(unittest.TestCase):
                     self.assertEqual([one["msg"] for one in told.get("resources") or []], [])
                     self.assertEqual(told["summary"]["valid"], len(own))
             wrong = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "date": {}}
-            self.assertNotEqual(run(*command, "-", stdin=json.dumps(wrong), check=False).returncode, 0, "they are closed")
+            self.assertNotEqual(
+                run(*command, "-", stdin=json.dumps(wrong), check=False).returncode, 0, "they are closed"
+            )
 
     def test_the_server_takes_every_object(self) -> None:
         """A dry run goes through admission, too: pods that the namespace would refuse are warned of."""
@@ -117,7 +135,9 @@ class Server(unittest.TestCase):
         strong = [document for document in documents("everything") if document["kind"] == "Deployment"]
         for document in strong:
             document["metadata"]["namespace"] = NAMESPACE
-        done = self.server.kubectl("apply", "--server-side", "--dry-run=server", "--filename=-", stdin=yaml.safe_dump_all(strong))
+        done = self.server.kubectl(
+            "apply", "--server-side", "--dry-run=server", "--filename=-", stdin=yaml.safe_dump_all(strong)
+        )
         self.assertIn("would violate PodSecurity", done.stderr)
 
     def test_the_server_takes_the_manifests(self) -> None:
@@ -130,8 +150,15 @@ class Life(unittest.TestCase):
 
     def life(self, helm: str) -> None:
         with api_server() as server:
+
             def with_helm(*arguments: object, check: bool = True) -> str:
-                done = run(HELMS[helm], *arguments, f"--kubeconfig={server.kubeconfig}", f"--namespace={NAMESPACE}", check=check)
+                done = run(
+                    HELMS[helm],
+                    *arguments,
+                    f"--kubeconfig={server.kubeconfig}",
+                    f"--namespace={NAMESPACE}",
+                    check=check,
+                )
                 return done.stdout + done.stderr
 
             def in_namespace(*arguments: object) -> Any:
@@ -151,7 +178,9 @@ class Life(unittest.TestCase):
             with_helm("uninstall", "postern")
             left = {
                 f"{one['kind']}/{one['metadata']['name']}"
-                for kind in ["secrets,configmaps,services,deployments,leases,roles,rolebindings,serviceaccounts,poddisruptionbudgets"]
+                for kind in [
+                    "secrets,configmaps,services,deployments,leases,roles,rolebindings,serviceaccounts,poddisruptionbudgets"
+                ]
                 for one in in_namespace(kind)["items"]
             } - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
             self.assertEqual(left, {"Secret/postern-broker-ca", "ConfigMap/postern-broker-ca"})
@@ -160,7 +189,9 @@ class Life(unittest.TestCase):
                 "validatingadmissionpolicybindings,crds", "--selector=app.kubernetes.io/part-of=postern",
             )  # fmt: skip
             self.assertEqual([one["kind"] for one in clusterwide["items"]], ["CustomResourceDefinition"])
-            self.assertTrue(server.get("--namespace=default", "credentialbinding", "github"), "bindings are kept with it")
+            self.assertTrue(
+                server.get("--namespace=default", "credentialbinding", "github"), "bindings are kept with it"
+            )
 
             with_helm("install", "postern", CHART, IMAGE)
             kept = {key: value for key, value in self.written(server).items() if "broker-ca" in key}
@@ -174,7 +205,10 @@ class Life(unittest.TestCase):
             meta = {"name": object_, "namespace": NAMESPACE}
             document = {"apiVersion": "v1", "kind": "Secret" if kind == "secret" else "ConfigMap", "metadata": meta}
             self.apply(server, "postern", {**document, key: {"ca.crt": "one"}})
-        webhook = {"name": "label.injector.postern.dev", "clientConfig": {"caBundle": base64.b64encode(server.authority).decode()}}
+        webhook = {
+            "name": "label.injector.postern.dev",
+            "clientConfig": {"caBundle": base64.b64encode(server.authority).decode()},
+        }
         configuration = {
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
@@ -189,7 +223,9 @@ class Life(unittest.TestCase):
         server.kubectl(*command, stdin=json.dumps(document))
 
     def written(self, server: Any) -> dict[str, Any]:
-        found = {name: server.get(f"--namespace={NAMESPACE}", name)["data"] for name in WRITTEN if self.exists(server, name)}
+        found = {
+            name: server.get(f"--namespace={NAMESPACE}", name)["data"] for name in WRITTEN if self.exists(server, name)
+        }
         configuration = server.get("mutatingwebhookconfiguration", "postern-injector")
         found["caBundle"] = configuration["webhooks"][0]["clientConfig"].get("caBundle")
         return found
@@ -237,14 +273,26 @@ class Examples(unittest.TestCase):
         with tempfile.NamedTemporaryFile() as authority:
             authority.write(server.authority)
             authority.flush()
+            told = {
+                "image": "registry.example/postern:0.1.0",
+                "broker-ca": authority.name,
+                "broker": "https://postern-broker.postern-system.svc.cluster.local:8443",
+                "resolvers": "10.96.0.10",
+            }
             command = [
-                os.environ["POSTERN_BIN"], "inject", "--image=registry.example/postern:0.1.0", f"--broker-ca={authority.name}",
-                "--broker=https://postern-broker.postern-system.svc.cluster.local:8443", "--resolvers=10.96.0.10", path,
-            ]  # fmt: skip
+                os.environ["POSTERN_BIN"],
+                "inject",
+                *[f"--{flag}={value}" for flag, value in told.items()],
+                path,
+            ]
             after = run(*command).stdout
 
         def pod(text: str) -> Any:
-            [found] = [one for one in yaml.safe_load_all(text) if one["kind"] in ("Deployment", "Job") and one["metadata"]["name"] == name]
+            [found] = [
+                one
+                for one in yaml.safe_load_all(text)
+                if one["kind"] in ("Deployment", "Job") and one["metadata"]["name"] == name
+            ]
             template = found["spec"]["template"]
             meta = {**template["metadata"], "name": name, "namespace": found["metadata"]["namespace"]}
             return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]}
@@ -255,7 +303,9 @@ class Examples(unittest.TestCase):
         """A policy is in force a moment after it is installed."""
         end = time.monotonic() + 60
         while True:
-            said = server.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(pod), check=False).stderr
+            said = server.kubectl(
+                "create", "--dry-run=server", "--filename=-", stdin=json.dumps(pod), check=False
+            ).stderr
             if words in said:
                 return
             self.assertLess(time.monotonic(), end, said)

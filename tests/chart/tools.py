@@ -85,14 +85,9 @@ def pods(rendered: list[Document]) -> Iterator[tuple[str, Document]]:
             yield document["metadata"]["name"], document["spec"]
 
 
-@functools.cache
-def own_kinds() -> frozenset[str]:
-    """API groups that no plain API server has."""
-    return frozenset({"monitoring.coreos.com", "cert-manager.io"})
-
-
 def is_foreign(document: Document) -> bool:
-    return document["apiVersion"].split("/")[0] in own_kinds()
+    """Of a kind that no plain API server has."""
+    return document["apiVersion"].split("/")[0] in ("monitoring.coreos.com", "cert-manager.io")
 
 
 class ApiServer:
