@@ -1,6 +1,6 @@
 //! The documentation says what the code does: its tables, examples, help texts and links are held
 //! against the code. `UPDATE_DOCS=1 cargo test --test docs` rewrites what is generated
-//! (docs/cli.md, manifests/base/crd.yaml).
+//! (docs/cli.md, charts/postern/files/crd.yaml).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "UPDATE_DOCS is a switch of the test, not of the product")]
 
@@ -569,7 +569,7 @@ fn the_help_texts_are_those_of_the_binary() {
 
 #[test]
 fn the_manifest_of_the_kind_is_generated() {
-    const FILE: &str = "manifests/base/crd.yaml";
+    const FILE: &str = "charts/postern/files/crd.yaml";
     let manifest = postern::api::crd::manifest();
     assert!(manifest.contains("x-kubernetes-validations"), "{manifest}");
     if std::env::var_os("UPDATE_DOCS").is_some() {

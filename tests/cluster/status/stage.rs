@@ -62,7 +62,8 @@ impl Stage {
         let server = kind::server();
         let namespace = server.namespace(what);
         let mut lease = manifests(LEASE_MANIFEST).remove(0);
-        assert_eq!(lease["metadata"], json!({"namespace": "postern-system", "name": LEASE}));
+        assert_eq!(lease["metadata"]["namespace"], "postern-system");
+        assert_eq!(lease["metadata"]["name"], LEASE);
         lease["metadata"]["namespace"] = json!(namespace);
         server.create(&format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"), &lease);
         account(server, &namespace, "agent");
