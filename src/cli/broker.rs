@@ -134,6 +134,7 @@ async fn serve(args: &Args) -> Result<(), String> {
     let (client, namespace) = cluster::connect(args.kubeconfig.as_deref(), args.namespace.as_deref()).await?;
     let running = Running::start(args, namespace, client).await?;
     signals.stop().await;
+    running.leave();
     tracing::info!(grace = ?args.shutdown_grace, "draining: sidecars are sent elsewhere");
     cluster::end(signals, running.stop(args.shutdown_grace)).await;
     Ok(())
@@ -192,8 +193,12 @@ impl Running {
         Ok(Self { drain, ready, log, _tasks: tasks })
     }
 
-    async fn stop(self, grace: Duration) -> bool {
+    /// Not ready from now on: nobody new is to be sent here.
+    fn leave(&self) {
         self.ready.store(false, Ordering::Release);
+    }
+
+    async fn stop(self, grace: Duration) -> bool {
         let quiet = self.drain.run(grace).await;
         drop(self.log);
         quiet

@@ -157,6 +157,7 @@ async fn serve(args: &Args, injection: InjectionSettings) -> Result<(), String> 
     let (client, namespace) = cluster::connect(args.kubeconfig.as_deref(), args.namespace.as_deref()).await?;
     let running = Running::start(args, injection, namespace, client).await?;
     signals.stop().await;
+    running.leave();
     tracing::info!(linger = ?args.linger, "draining: calls are still answered");
     cluster::end(signals, running.stop(args.shutdown_grace)).await;
     Ok(())
@@ -242,8 +243,12 @@ impl Running {
         Ok(Self { drain, state, _tasks: tasks })
     }
 
-    async fn stop(self, grace: Duration) -> bool {
+    /// Not ready from now on: nobody new is to be sent here.
+    fn leave(&self) {
         self.state.stays.store(false, Ordering::Release);
+    }
+
+    async fn stop(self, grace: Duration) -> bool {
         self.drain.run(grace).await
     }
 }

@@ -64,6 +64,8 @@ impl Lost {
 
 /// Who may not is asked again no sooner than after this, so that a grant counts soon.
 const DENIED: Duration = Duration::from_secs(5);
+/// Where nothing is heard, nobody waits longer than this: meanwhile no sidecar is vouched for.
+const LOST: Duration = Duration::from_secs(5);
 /// What has worked for so long begins without waits when it fails.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -92,9 +94,10 @@ pub(super) async fn follow<K: Kind>(kind: K, client: Client, ear: Ear) {
         if Instant::from(clock::now()) - begun > STEADY {
             backoff.reset();
         }
-        let least = if matches!(told, Told::Denied) { DENIED } else { Duration::ZERO };
+        let wait = backoff.failed(random::fraction(), None);
+        let wait = if matches!(told, Told::Denied) { DENIED + wait } else { wait.min(LOST) };
         ear.tell(told).await;
-        sleep(least + backoff.failed(random::fraction(), None)).await;
+        sleep(wait).await;
     }
 }
 
