@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tools import BINDING, CHART, HELMS, NAMESPACE, ROOT, ApiServer, api_server, documents, run, sets, values
+from tools import BINDING, CHART, HELMS, NAMESPACE, ROOT, ApiServer, api_server, documents, pods, run, sets, values
 
 BIN = os.environ["POSTERN_BIN"]
 WITHIN = 60  # seconds
@@ -105,6 +105,7 @@ class Running(unittest.TestCase):
             configuration = server.get("mutatingwebhookconfiguration", "postern-injector")
             for webhook in configuration["webhooks"]:
                 self.assertTrue(webhook["clientConfig"]["caBundle"])
+            self.check(server)
             # A binding gets its status, by the one that holds the Lease.
             server.kubectl("create", "--filename=-", stdin=json.dumps(BINDING))
 
@@ -112,6 +113,16 @@ class Running(unittest.TestCase):
                 return server.get("credentialbinding", "github", "--namespace=default").get("status")
 
             until("a binding has a status", status)
+
+    def check(self, server: ApiServer) -> None:
+        """What `helm test` runs, with the rights that it has there: all is well, and nothing is out of its sight."""
+        [spec] = [spec for name, spec in pods(documents("default")) if name == "postern-check"]
+        args = spec["containers"][0]["args"]
+        done = run(BIN, *args, f"--kubeconfig={kubeconfig(server, 'postern-check')}", check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("0 wrong, 0 not checked", done.stdout)
+        both = [spec for name, spec in pods(documents("everything")) if name == "postern-check"]
+        self.assertEqual([spec["containers"][0]["args"] for spec in both], [args, args], "the Job runs the same")
 
     def test_every_argument_is_one_that_they_take(self) -> None:
         """docs/cli.md is held against the binary."""
