@@ -47,8 +47,8 @@ use crate::tls::server::{self, ServerCertificate, Versions};
 ///
 /// Example, outside a cluster: postern controller --kubeconfig ~/.kube/config --namespace
 /// postern-system --address 127.0.0.1:10250 --extra-name 127.0.0.1 --image
-/// registry.example/postern:0.1.0 --broker https://postern-broker.postern-system.svc:8443 --broker-ca
-/// broker-ca.crt --resolvers 10.96.0.10
+/// registry.example/postern:0.1.0 --broker
+/// https://postern-broker.postern-system.svc.cluster.local:8443 --broker-ca broker-ca.crt --resolvers 10.96.0.10
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where the API server calls

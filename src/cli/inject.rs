@@ -34,8 +34,8 @@ mod write;
 /// or is no manifest: each cause and its fix stand on standard error, and nothing is printed.
 ///
 /// Example: kubectl get deployment agent -o yaml | postern inject --image
-/// registry.example/postern:0.1.0 --broker https://postern-broker.postern-system.svc:8443 --broker-ca
-/// broker-ca.crt --resolvers 10.96.0.10 | kubectl apply -f -
+/// registry.example/postern:0.1.0 --broker
+/// https://postern-broker.postern-system.svc.cluster.local:8443 --broker-ca broker-ca.crt --resolvers 10.96.0.10 | kubectl apply -f -
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Manifests; `-` or none reads standard input

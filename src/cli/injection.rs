@@ -18,7 +18,7 @@ pub(super) struct InjectionArgs {
     /// A Secret to fetch the image with; may be given several times
     #[arg(long, value_name = "SECRET")]
     image_pull_secret: Vec<String>,
-    /// Where the sidecar finds the broker: an https URL
+    /// Where the sidecar finds the broker: an https URL with a whole name
     #[arg(long, value_name = "URL", value_parser = broker)]
     broker: String,
     /// requests.cpu of a sidecar whose pod does not say otherwise
@@ -59,8 +59,12 @@ fn pull_policy(text: &str) -> Result<PullPolicy, &'static str> {
 }
 
 fn broker(text: &str) -> Result<String, &'static str> {
-    let is_https = UpstreamUrl::parse(text).is_ok_and(|url| url.scheme == Scheme::Https);
-    if is_https { Ok(text.to_owned()) } else { Err("expected an https URL") }
+    let url = UpstreamUrl::parse(text).ok().filter(|url| url.scheme == Scheme::Https).ok_or("expected an https URL")?;
+    // Sidecars take no name for the beginning of another one: agents share the pod's search domains.
+    if url.host.to_string().ends_with(".svc") {
+        return Err("expected the whole name of the Service, with the cluster's domain behind .svc");
+    }
+    Ok(text.to_owned())
 }
 
 fn quantity(text: &str) -> Result<String, &'static str> {

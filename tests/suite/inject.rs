@@ -257,6 +257,7 @@ fn refusals_name_their_place_and_nothing_is_printed() {
 fn wrong_arguments_are_told() {
     for (inject, told) in [
         (Inject::new().instead("--broker", "http://broker.example"), "expected an https URL"),
+        (Inject::new().instead("--broker", "https://broker.ns.svc:8443"), "with the cluster's domain behind .svc"),
         (Inject::new().instead("--resolvers", "dns.example"), "invalid value 'dns.example'"),
         (Inject::new().instead("--image", "two words"), "expected the name of an image"),
         (Inject::new().with(&["--image-pull-policy", "Sometimes"]), "expected Always, IfNotPresent or Never"),
