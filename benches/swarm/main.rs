@@ -102,7 +102,7 @@ fn main() {
 async fn measure(size: usize) -> Row {
     eprintln!("{size} sidecars: making their namespaces, pods and tokens");
     // As a user runs it, but for the names in its certificate.
-    let mut broker = Deployment { arguments: vec!["--log-level=warn".into()], ..Deployment::default() }.start().await;
+    let mut broker = Deployment { arguments: Vec::new(), ..Deployment::default() }.start().await;
     let mut fleet = Fleet::new(&broker, size).await;
     broker.ready().await;
     let pid = broker.process().pid();
