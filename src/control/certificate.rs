@@ -229,7 +229,10 @@ impl Kept<'_> {
     }
 
     fn failed(&self, error: &kube::Error) -> CertificateError {
-        CertificateError::Api { what: self.what(), why: kind(error) }
+        let missing = matches!(error, kube::Error::Api(status) if status.is_not_found());
+        // Making it would take the right to make any Secret.
+        let fix = if missing { "; create it empty, as manifests/base/certificates.yaml and the chart do" } else { "" };
+        CertificateError::Api { what: self.what(), why: format!("{}{fix}", kind(error)) }
     }
 
     fn unusable(&self, why: AuthorityError) -> CertificateError {
