@@ -172,11 +172,13 @@ class Matrix:
         self._judge("behind the sidecar nobody searches for a login", not found, f"the server was asked for {found}")
 
     async def _foreign_session(self, url: Callable[[str], str]) -> None:
-        """Another server gives out the agents' session ids: from then on they are its."""
+        """Another server gives out the agents' session ids, and their own one is done with them, as far as the sidecar
+        can tell: from then on they are the other's."""
         await self._all(lambda agent: scenes.session(agent, url("mcp")), _has_sessions)
         for _ in filter(_has_sessions, self._agents):
             stolen = await scenes.probe(url("thief"))
             session = stolen.headers["mcp-session-id"]
+            await scenes.forget(url("mcp"), session)
         refusal = refused(await scenes.probe(url("mcp"), session=session), 404, "session_foreign")
         await self._row("`session_foreign`, 404: a call",
                         lambda agent: scenes.calling_late(agent, refusal), _has_sessions)

@@ -86,6 +86,13 @@ async def probe(url: str, method: str = "tools/list", session: str = "", **param
         return await client.post(url, headers=headers, json=message)
 
 
+async def forget(url: str, session: str) -> None:
+    """Ends a session in the eyes of whoever stands between; the server goes on with it."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=STEP_SECONDS) as client:
+        response = await client.delete(f"{url}?kept", headers={"Mcp-Session-Id": session})
+    response.raise_for_status()
+
+
 async def get(url: str) -> httpx2.Response:
     """What opens a stream of 2024-11-05."""
     async with httpx2.AsyncClient(trust_env=False, timeout=STEP_SECONDS) as client:

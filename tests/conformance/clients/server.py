@@ -3,6 +3,7 @@
 /mcp         Streamable HTTP
 /sse         HTTP+SSE of 2024-11-05, with /messages/
 /rejecting   401 with an OAuth challenge, whatever comes; so does a call of the tool `rejected` anywhere
+/mcp?kept    says yes to a DELETE, and goes on with the session all the same
 /thief       gives out again, newest first, the session ids that /mcp gave out
 the rest     an authorization server, ready to register a client
 
@@ -75,6 +76,8 @@ class Gate:
         elif first == "thief":
             result = {"jsonrpc": "2.0", "id": json.loads(body)["id"], "result": {}}
             await _answer(send, 200, result, (SESSION, self._given.pop()))
+        elif first == "mcp" and scope["method"] == "DELETE" and scope["query_string"] == b"kept":
+            await _answer(send, 200, {})
         elif first == "mcp":
             await self._streamable(scope, _replay(body, receive), self._noting(send))
         else:
