@@ -8,9 +8,11 @@
 
 pub mod address;
 pub mod binding;
+pub mod capture;
 pub mod chunked;
 pub mod consent;
 pub mod decide;
+pub mod hello;
 pub mod mask;
 pub mod material;
 pub mod mcp;

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! listener -> connection -> handler -> upstream -> dial
-//!                 ^  reads strictly      |  pool by (caller, server, generation)
-//!                 |                      v
-//!                 +------- relay <- response, as it comes
+//!     |           ^  reads strictly      |  pool by (caller, server, generation)
+//!     |           |                      v
+//!     |           +------- relay <- response, as it comes
+//!     +-> capture -> TLS as the server -> connection, or h2
+//!            +-> passthrough
 //! ```
 //! Every way out of `handler` that is no answer of the upstream is a `Refusal`, and `respond` is
 //! the only place that turns one into bytes.
@@ -14,12 +16,15 @@
 pub mod dial;
 pub mod upstream;
 
+mod capture;
 mod connection;
+mod h2;
 mod handler;
 mod inbound;
 mod listener;
 mod messages;
 mod outbound;
+mod passthrough;
 mod relay;
 mod respond;
 
@@ -28,18 +33,24 @@ mod panic_tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 
+use crate::core::capture::{Capture, HostPattern, Interception};
 use crate::core::name::CallerKey;
+use crate::core::routes::Routes;
 use crate::core::session::Sessions;
+use crate::core::upstream::Host;
 use crate::credential::cache::Credentials;
 use crate::runtime::drain::Drain;
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::exchange::Telemetry;
+use crate::tls::authority::AuthorityError;
+use crate::tls::pod::PodAuthority;
 use dial::DialSettings;
+use listener::Door;
 use messages::Messages;
 use respond::Responder;
 use upstream::Upstreams;
@@ -49,6 +60,8 @@ use upstream::Upstreams;
 pub struct ProxySettings {
     /// The endpoint's port on loopback; 0 takes a free one.
     pub port: u16,
+    /// By what else than the endpoint agents may come.
+    pub capture: CaptureSettings,
     /// Whose calls these are.
     pub caller: CallerKey,
     /// What may be used.
@@ -59,6 +72,17 @@ pub struct ProxySettings {
     pub dial: DialSettings,
     /// Whether a refusal that would be 403 carries its JSON-RPC error in a 200.
     pub forbidden_is_ok: bool,
+}
+
+/// Ways beside the endpoint.
+#[derive(Debug, Clone)]
+pub struct CaptureSettings {
+    /// Which of them is served.
+    pub kind: Capture,
+    /// Its port on loopback; 0 takes a free one.
+    pub port: u16,
+    /// Hosts that may be reached without a credential.
+    pub passthrough: Vec<HostPattern>,
 }
 
 /// Bounds on what the agent may make us hold.
@@ -98,12 +122,37 @@ struct Shared {
     drain: Drain,
     budget: Arc<Semaphore>,
     respond: Responder,
+    stand_in: Arc<OnceLock<StandIn>>,
+}
+
+/// What a sidecar needs to pass for the servers bound to it. It is made once, when it is known which
+/// those are.
+#[derive(Debug)]
+pub struct StandIn {
+    scope: Interception,
+    authority: PodAuthority,
+}
+
+impl StandIn {
+    /// For the servers that are bound now.
+    pub fn new(routes: &Routes, settings: &CaptureSettings, now: SystemTime) -> Result<Self, AuthorityError> {
+        let scope = Interception::new(routes, settings.passthrough.clone());
+        let hosts: Vec<Host> = scope.hosts().cloned().collect();
+        Ok(Self { authority: PodAuthority::new(&hosts, now)?, scope })
+    }
+
+    /// The authority that the pod's agents must trust.
+    pub fn authority(&self) -> &PodAuthority {
+        &self.authority
+    }
 }
 
 /// A data plane with its socket bound; dropping it closes the listener.
 pub struct Bound {
     /// Where the endpoint is, on IPv4.
     pub endpoint: SocketAddr,
+    /// Where the other way in is, if there is one.
+    pub captured: Option<SocketAddr>,
     listeners: Vec<listener::Listener>,
     shared: Arc<Shared>,
 }
@@ -113,27 +162,61 @@ pub struct Running {
     _tasks: Vec<OwnedTask>,
 }
 
-/// Binds the endpoint. Nothing is accepted before [`Bound::serve`].
-pub async fn bind(
-    settings: ProxySettings,
-    credentials: Credentials,
-    telemetry: Arc<Telemetry>,
-    drain: Drain,
-) -> io::Result<Bound> {
-    let (endpoint, listeners) = listener::bind(settings.port).await?;
-    let upstreams = Upstreams::new(settings.caller.clone(), settings.dial.clone(), Arc::clone(&telemetry))?;
+/// What a data plane works with.
+pub struct Parts {
+    /// What may be used.
+    pub credentials: Credentials,
+    /// Where exchanges report to.
+    pub telemetry: Arc<Telemetry>,
+    /// When to stop.
+    pub drain: Drain,
+    /// Filled before the other way in is of use: until then, calls on it are refused as
+    /// `source_not_ready`.
+    pub stand_in: Arc<OnceLock<StandIn>>,
+}
+
+/// Something that the data plane needs and cannot have.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct BindError {
+    what: String,
+    /// Why.
+    pub error: io::Error,
+}
+
+/// Binds the sockets. Nothing is accepted before [`Bound::serve`].
+pub async fn bind(settings: ProxySettings, parts: Parts) -> Result<Bound, BindError> {
+    let Parts { credentials, telemetry, drain, stand_in } = parts;
+    let port =
+        |field, port| move |error| BindError { what: format!("{field}: cannot listen on loopback port {port}"), error };
+    let bound = listener::bind(Door::Endpoint, settings.port).await;
+    let (endpoint, mut listeners) = bound.map_err(port("endpoint.port", settings.port))?;
+    let door = match settings.capture.kind {
+        Capture::Endpoint => None,
+        Capture::Proxy => Some(Door::Proxy),
+        Capture::Redirect => Some(Door::Redirect),
+    };
+    let mut captured = None;
+    if let Some(door) = door {
+        let bound = listener::bind(door, settings.capture.port).await;
+        let (place, more) = bound.map_err(port("capture.port", settings.capture.port))?;
+        captured = Some(place);
+        listeners.extend(more);
+    }
+    let upstreams = Upstreams::new(settings.caller.clone(), settings.dial.clone(), Arc::clone(&telemetry));
     let shared = Arc::new(Shared {
         messages: Messages::default(),
         sessions: Mutex::new(Sessions::new(settings.limits.sessions)),
         budget: Arc::new(Semaphore::new(settings.limits.body_budget)),
         respond: Responder { forbidden_is_ok: settings.forbidden_is_ok },
+        upstreams: upstreams.map_err(|error| BindError { what: "dial.resolvers".into(), error })?,
         settings,
         credentials,
-        upstreams,
         telemetry,
         drain,
+        stand_in,
     });
-    Ok(Bound { endpoint, listeners, shared })
+    Ok(Bound { endpoint, captured, listeners, shared })
 }
 
 impl Bound {

@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod client;
+pub mod pod;
 pub mod server;
 
 mod x509;

@@ -25,9 +25,15 @@ pub const SERVERS: &str = "POSTERN_SERVERS";
 pub const LOG_LEVEL: &str = "POSTERN_LOG_LEVEL";
 /// How long running calls may go on at the end. Without it: the sidecar's own default.
 pub const SHUTDOWN_GRACE: &str = "POSTERN_SHUTDOWN_GRACE";
+/// By what else than the endpoint the agents come: `proxy` or `redirect`. Without it: by nothing else.
+pub const CAPTURE: &str = "POSTERN_CAPTURE";
+/// Hosts, joined by commas, that agents may reach without a credential.
+pub const PASSTHROUGH_HOSTS: &str = "POSTERN_PASSTHROUGH_HOSTS";
+/// Certificates that agents are to trust beside the system's roots and the pod's CA, as PEM.
+pub const EXTRA_ROOTS: &str = "POSTERN_EXTRA_ROOTS";
 
 /// Every name that the sidecar's container gets.
-pub const SIDECAR: [&str; 12] = [
+pub const SIDECAR: [&str; 15] = [
     POD_NAME,
     POD_NAMESPACE,
     POD_UID,
@@ -40,6 +46,9 @@ pub const SIDECAR: [&str; 12] = [
     SERVERS,
     LOG_LEVEL,
     SHUTDOWN_GRACE,
+    CAPTURE,
+    PASSTHROUGH_HOSTS,
+    EXTRA_ROOTS,
 ];
 
 /// In the agent's containers: the URL that servers stand below.
@@ -55,9 +64,17 @@ pub const TOKEN_FILE: &str = "/var/run/secrets/postern/token";
 pub const PUBLIC_DIRECTORY: &str = "/var/run/postern";
 /// The file in it that lists the servers.
 pub const MCP_CONFIG_FILE: &str = "/var/run/postern/mcp.json";
+/// The pod's CA, for clients that add to their roots.
+pub const CA_FILE: &str = "/var/run/postern/ca.pem";
+/// All roots and the pod's CA, for clients that read one file in place of theirs.
+pub const CA_BUNDLE_FILE: &str = "/var/run/postern/ca-bundle.pem";
 
 /// The port of the endpoint, on loopback.
 pub const ENDPOINT_PORT: u16 = 15101;
+/// The port of the proxy, on loopback.
+pub const PROXY_PORT: u16 = 15102;
+/// The port to which connections are redirected, on loopback.
+pub const REDIRECT_PORT: u16 = 15103;
 /// The port of probes and metrics, on the pod's address.
 pub const ADMIN_PORT: u16 = 15190;
 /// The user that only the sidecar runs as.

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -14,11 +14,12 @@ use tracing::level_filters::LevelFilter;
 use super::{FAILED, INVALID, OK, level, runtime, tell, variable};
 use crate::api::document::Problem;
 use crate::config::sidecar::{self as config, SidecarSettings};
+use crate::core::capture::Capture;
 use crate::core::decide::Refusal;
 use crate::core::parent::ParentProxy;
 use crate::credential::Credential;
 use crate::credential::cache::Credentials;
-use crate::proxy;
+use crate::proxy::{self, CaptureSettings, StandIn};
 use crate::runtime::clock;
 use crate::runtime::descriptors;
 use crate::runtime::drain::DrainTrigger;
@@ -177,20 +178,34 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
         .map_err(|error| StartError::Io("the metrics cannot be declared".into(), io::Error::other(error)))?;
     let access = AccessLog::stdout().map_err(fail("the access log cannot be started".into()))?;
     let telemetry = Arc::new(Telemetry::new(metrics, access, &settings.caller));
-    let publish = Publisher { public: settings.public.clone(), telemetry: Arc::clone(&telemetry) };
+    let publish = Publisher {
+        public: settings.public.clone(),
+        telemetry: Arc::clone(&telemetry),
+        capture: Arc::new(settings.proxy.capture.clone()),
+        extra_roots: settings.extra_roots.into(),
+        stand_in: Arc::default(),
+    };
     let (source, credentials) = Prepared::new(settings.source, &publish)?;
     let admin = TcpListener::bind(settings.admin)
         .await
         .map_err(fail(format!("admin.port: cannot listen on {}", settings.admin)))?;
     let admin_address = admin.local_addr().map_err(fail("admin.port".into()))?;
     let drain = DrainTrigger::new();
-    let port = settings.proxy.port;
-    let bound = proxy::bind(settings.proxy, credentials.clone(), Arc::clone(&telemetry), drain.watch()).await;
-    let bound = bound.map_err(fail(format!("endpoint.port: cannot listen on loopback port {port}")))?;
-    let endpoint = bound.endpoint;
+    let parts = proxy::Parts {
+        credentials: credentials.clone(),
+        telemetry: Arc::clone(&telemetry),
+        drain: drain.watch(),
+        stand_in: Arc::clone(&publish.stand_in),
+    };
+    let bound = proxy::bind(settings.proxy, parts).await;
+    let bound = bound.map_err(|fault| StartError::Io(fault.to_string(), fault.error))?;
+    let (endpoint, captured) = (bound.endpoint, bound.captured);
     publish
         .write(&credentials, endpoint.port())
         .map_err(fail("public.directory: mcp.json cannot be written".into()))?;
+    if source.is_known() {
+        publish.stand_in(&credentials).map_err(fail("the pod's CA cannot be made and written".into()))?;
+    }
     let (started, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let probe = |flag: &Arc<AtomicBool>| -> Probe {
         let flag = Arc::clone(flag);
@@ -201,7 +216,8 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
     let running = bound.serve();
     ready.store(true, Ordering::Release);
     started.store(source.is_known(), Ordering::Release);
-    tracing::info!(endpoint = %endpoint, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
+    let captured = captured.map(tracing::field::display);
+    tracing::info!(endpoint = %endpoint, capture = captured, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
     let source = source.begin(publish, endpoint.port(), started);
     Ok(Sidecar { endpoint, admin: admin_address, running, drain, _admin: admin, _source: source, telemetry })
 }
@@ -235,22 +251,45 @@ fn exposition(telemetry: &Arc<Telemetry>, credentials: Credentials) -> Box<dyn F
     })
 }
 
-/// Keeps `mcp.json` as the bindings are.
+/// Keeps what the agents read as the bindings are.
 #[derive(Clone)]
 struct Publisher {
     public: Option<PathBuf>,
     telemetry: Arc<Telemetry>,
+    capture: Arc<CaptureSettings>,
+    extra_roots: Arc<[u8]>,
+    stand_in: Arc<OnceLock<StandIn>>,
 }
 
 impl Publisher {
-    /// Whether the file is as the bindings are.
+    /// Whether the files are as the bindings are.
     fn keep(&self, credentials: &Credentials, port: u16) -> bool {
         let written = self.write(credentials, port);
-        written.inspect_err(|error| tracing::error!(%error, "mcp.json cannot be written")).is_ok()
+        let written = written.inspect_err(|error| tracing::error!(%error, "mcp.json cannot be written"));
+        let ready = self.stand_in(credentials);
+        let ready = ready.inspect_err(|error| tracing::error!(%error, "the pod's CA cannot be made and written"));
+        written.is_ok() && ready.is_ok()
     }
 
     fn write(&self, credentials: &Credentials, port: u16) -> io::Result<()> {
         let Some(directory) = &self.public else { return Ok(()) };
         publish(directory, "mcp.json", &mcp_json(&credentials.view().routes, port))
+    }
+
+    /// Makes the pod's CA for what is bound now, unless there is one, and writes it before it is used.
+    fn stand_in(&self, credentials: &Credentials) -> io::Result<()> {
+        let Some(directory) = &self.public else { return Ok(()) };
+        if self.capture.kind == Capture::Endpoint || self.stand_in.get().is_some() {
+            return Ok(());
+        }
+        let stand_in = StandIn::new(&credentials.view().routes, &self.capture, clock::wall());
+        let stand_in = stand_in.map_err(io::Error::other)?;
+        let authority = stand_in.authority();
+        let bundle = authority.bundle(&self.extra_roots).map_err(io::Error::other)?;
+        publish(directory, "ca.pem", authority.certificate())?;
+        publish(directory, "ca-bundle.pem", &bundle)?;
+        // Filled meanwhile by nobody: one thread reads the source.
+        let _first = self.stand_in.set(stand_in);
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! `postern.yaml`, the configuration of `postern sidecar`; in a pod, variables instead of it.
 
+mod capture;
 mod pod;
 mod source;
 
@@ -18,6 +19,7 @@ use crate::core::parent::ParentProxy;
 use crate::proxy::dial::DialSettings;
 use crate::proxy::{Limits, ProxySettings, Times};
 use crate::telemetry::logs::{Format, LogSettings};
+use capture::RawCapture;
 pub use pod::{VARIABLES, is_in_pod, of_pod};
 use source::RawSource;
 pub use source::SourceSettings;
@@ -33,8 +35,10 @@ pub struct SidecarSettings {
     pub proxy: ProxySettings,
     /// Where probes and metrics are served.
     pub admin: SocketAddr,
-    /// Where `mcp.json` is written, if anywhere.
+    /// Where `mcp.json` and the pod's CA are written, if anywhere.
     pub public: Option<PathBuf>,
+    /// Roots (PEM) that agents trust beside the system's and the pod's; empty for none.
+    pub extra_roots: Vec<u8>,
     /// How long running exchanges may go on after the signal to stop.
     pub shutdown_grace: Duration,
     /// Diagnostics.
@@ -46,6 +50,7 @@ pub const FIELDS: Fields = &[
     ("caller", Shape::Map(&[("namespace", Shape::Text), ("serviceAccount", Shape::Text), ("pod", Shape::Text)])),
     ("source", Shape::Map(source::FIELDS)),
     ("endpoint", Shape::Map(&[("port", Shape::Number)])),
+    ("capture", Shape::Map(capture::FIELDS)),
     ("admin", Shape::Map(&[("address", Shape::Text), ("port", Shape::Number)])),
     (
         "dial",
@@ -82,6 +87,7 @@ struct Raw {
     caller: RawCaller,
     source: RawSource,
     endpoint: RawPort,
+    capture: RawCapture,
     admin: RawPort,
     dial: RawDial,
     public: RawDirectory,
@@ -196,6 +202,8 @@ impl Reader<'_> {
         if raw.endpoint.address.is_some() {
             self.push("endpoint.address", "no address: the endpoint listens on loopback only");
         }
+        let capture = self.capture(&raw.capture, raw.public.directory.is_some());
+        let extra_roots = self.extra_roots(&raw.capture);
         let limits = self.limits(&raw.limits);
         let times = Times {
             idle: self.duration("idleTimeout", raw.idle_timeout.as_deref(), Duration::from_secs(300)),
@@ -213,9 +221,10 @@ impl Reader<'_> {
         let caller = caller?;
         Some(SidecarSettings {
             source: source?.for_caller(&caller.key),
-            proxy: ProxySettings { port, caller: caller.key.clone(), limits, times, dial, forbidden_is_ok },
+            proxy: ProxySettings { port, capture, caller: caller.key.clone(), limits, times, dial, forbidden_is_ok },
             admin,
             public: raw.public.directory.map(|directory| self.base.join(directory)),
+            extra_roots,
             shutdown_grace,
             log,
             caller,

@@ -6,20 +6,25 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, header};
 
 use super::binding::Binding;
+use super::capture::{self, Interception, Way};
 use super::mcp;
 use super::message::{Body, BodyFault, Kind, Message};
 use super::name::ServerName;
 use super::path;
 use super::reason::Reason;
 use super::request::{Framing, Head, HeadFault};
-use super::rewrite;
-use super::routes::{Lookup, Route, Routes};
+use super::rewrite::{self, Seen};
+use super::routes::{Lookup, Route, Routes, below};
 use super::sse;
-use super::upstream::{Host, split_authority};
+use super::upstream::split_authority;
 
 /// What is asked.
 #[derive(Debug)]
 pub struct Ask<'a> {
+    /// By which way it came in.
+    pub way: &'a Way,
+    /// What this sidecar stands in for, if it does.
+    pub interception: Option<&'a Interception>,
     /// The head.
     pub head: &'a Head,
     /// The body of a POST, read.
@@ -50,6 +55,8 @@ pub struct Plan {
     pub target: String,
     /// Whether a token in the query was dropped.
     pub stripped_query: bool,
+    /// What the agent takes the server for.
+    pub seen: Seen,
 }
 
 /// Why a call may not go out.
@@ -89,11 +96,12 @@ impl From<HeadFault> for Refusal {
             HeadFault::Malformed(detail) => Self::because(Reason::MalformedHead, detail),
             HeadFault::TooLarge => Self::new(Reason::HeadTooLarge),
             HeadFault::Tunnel => Self::new(Reason::TunnelForbidden),
+            HeadFault::Disagrees => Self::because(Reason::AuthorityMismatch, fault),
         }
     }
 }
 
-/// Decides one request of the `endpoint` capture.
+/// Decides one request.
 pub fn decide(routes: &Routes, ask: &Ask<'_>) -> Decision {
     match plan(routes, ask) {
         Ok(Some(plan)) => Decision::Forward(plan),
@@ -102,10 +110,39 @@ pub fn decide(routes: &Routes, ask: &Ask<'_>) -> Decision {
     }
 }
 
+/// The server that is meant, and what the path has beyond its own.
+struct Meant<'a> {
+    route: Arc<Route>,
+    rest: &'a str,
+}
+
 fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
     let head = ask.head;
+    let (meant, seen) = match ask.way {
+        Way::Endpoint => (by_name(routes, head)?, Seen::AtEndpoint),
+        Way::Proxy | Way::Direct(_) => (by_place(routes, ask)?, Seen::AsItself),
+    };
+    let Some(Meant { route, rest }) = meant else { return Ok(None) };
+    let binding = &route.binding;
+    let name = &binding.server.name;
+    let own = own_target(ask, binding, rest).map_err(|refusal| refusal.at(name))?;
+    only_mcp(head).and_then(|()| body_rules(ask, binding, &own)).map_err(|refusal| refusal.at(name))?;
+    if !ask.session_givers.is_empty() && !ask.session_givers.contains(name) {
+        return Err(Refusal::new(Reason::SessionForeign).at(name));
+    }
+    let (query, stripped_query) = rewrite::query(head.target.query.as_deref());
+    let target = match own {
+        // Named by the upstream itself, its query included.
+        Own::Stream(target) => target.to_owned(),
+        Own::Path(path) => query.map_or(path.clone(), |query| format!("{path}?{query}")),
+    };
+    Ok(Some(Plan { route, target, stripped_query, seen }))
+}
+
+/// At the endpoint; `None` is an OAuth discovery path.
+fn by_name<'a>(routes: &Routes, head: &'a Head) -> Result<Option<Meant<'a>>, Refusal> {
     local_names(head)?;
-    path::check(&head.target.path).map_err(|fault| Refusal::because(Reason::MalformedHead, fault))?;
+    check_path(head)?;
     if is_discovery(&head.target.path) {
         return Ok(None);
     }
@@ -116,24 +153,62 @@ fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
         return Err(known.map_or(bar.clone(), |name| bar.clone().at(&name)));
     }
     let name = name.ok_or_else(|| unbound(routes))?;
-    let route = match routes.find(&name) {
-        Lookup::Route(route) => route,
-        Lookup::Gone => return Err(Refusal::new(Reason::CredentialRevoked).at(&name)),
-        Lookup::Unknown => return Err(unbound(routes)),
-    };
-    let binding = &route.binding;
-    let own = own_target(ask, binding, rest).map_err(|refusal| refusal.at(&name))?;
-    only_mcp(head).and_then(|()| body_rules(ask, binding, &own)).map_err(|refusal| refusal.at(&name))?;
-    if !ask.session_givers.is_empty() && !ask.session_givers.contains(&name) {
-        return Err(Refusal::new(Reason::SessionForeign).at(&name));
+    match routes.find(&name) {
+        Lookup::Route(route) => Ok(Some(Meant { route, rest })),
+        Lookup::Gone => Err(Refusal::new(Reason::CredentialRevoked).at(&name)),
+        Lookup::Unknown => Err(unbound(routes)),
     }
-    let (query, stripped_query) = rewrite::query(head.target.query.as_deref());
-    let target = match own {
-        // Named by the upstream itself, its query included.
-        Own::Stream(target) => target.to_owned(),
-        Own::Path(path) => query.map_or(path.clone(), |query| format!("{path}?{query}")),
-    };
-    Ok(Some(Plan { route: Arc::clone(&route), target, stripped_query }))
+}
+
+/// Where the agent believes to speak to the server itself; `None` is an OAuth discovery path.
+fn by_place<'a>(routes: &Routes, ask: &Ask<'a>) -> Result<Option<Meant<'a>>, Refusal> {
+    let origin = capture::origin(ask.head, ask.way)?;
+    capture::own_origin(ask.head, &origin.place.host)?;
+    check_path(ask.head)?;
+    if let Some(bar) = routes.bar() {
+        return Err(bar.clone());
+    }
+    let path = ask.head.target.path.as_str();
+    let here: Vec<_> = routes.iter().filter(|route| origin.means(&route.binding.server.url)).collect();
+    if here.is_empty() {
+        return Err(nobody_there(routes, ask, &origin));
+    }
+    if is_discovery(path) {
+        return Ok(None);
+    }
+    // A path that we gave out ourselves, as the place to post to for an open stream.
+    if let Some((server, _)) = sse::parts(path)
+        && let Some(route) = here.iter().find(|route| route.binding.server.name.as_str() == server)
+    {
+        return Ok(Some(Meant { route: Arc::clone(route), rest: first_segment(path).1 }));
+    }
+    let covered = here.iter().find_map(|route| {
+        let server = &route.binding.server;
+        let rest = below(server.url.path(), path).filter(|rest| rest.is_empty() || server.subpaths)?;
+        Some(Meant { route: Arc::clone(route), rest })
+    });
+    covered.map(Some).ok_or_else(|| {
+        let outside = Refusal::new(Reason::PathOutsideBinding);
+        match here.as_slice() {
+            [only] => outside.at(&only.binding.server.name),
+            _ => outside,
+        }
+    })
+}
+
+fn nobody_there(routes: &Routes, ask: &Ask<'_>, origin: &capture::Origin) -> Refusal {
+    let host = &origin.place.host;
+    if routes.iter().any(|route| route.binding.server.url.host == *host) {
+        return Refusal::because(Reason::PathOutsideBinding, "the host is bound with another scheme or port");
+    }
+    if ask.interception.is_some_and(|interception| interception.was_bound(host)) {
+        return Refusal::because(Reason::CredentialRevoked, host);
+    }
+    Refusal::because(Reason::UnboundHost, host)
+}
+
+fn check_path(head: &Head) -> Result<(), Refusal> {
+    path::check(&head.target.path).map_err(|fault| Refusal::because(Reason::MalformedHead, fault))
 }
 
 /// Names the servers there are: they stand in mcp.json anyway, and a wrong name is a common slip.
@@ -148,24 +223,11 @@ fn unbound(routes: &Routes) -> Refusal {
 /// 127.0.0.1 must not use it (MCP 2025-11-25, DNS rebinding).
 fn local_names(head: &Head) -> Result<(), Refusal> {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let agrees = head.target.authority.as_ref().is_none_or(|authority| authority.eq_ignore_ascii_case(host));
-    if !agrees || !split_authority(host).is_some_and(|(host, _)| is_loopback(&host)) {
-        return Err(Refusal::new(Reason::AuthorityMismatch));
-    }
-    let foreign = |origin: &http::HeaderValue| {
-        let authority = origin.to_str().ok().and_then(|o| o.strip_prefix("http://").or(o.strip_prefix("https://")));
-        !authority.and_then(split_authority).is_some_and(|(host, _)| is_loopback(&host))
-    };
-    if head.headers.get_all(header::ORIGIN).iter().any(foreign) {
-        return Err(Refusal::new(Reason::OriginForbidden));
-    }
-    Ok(())
-}
-
-fn is_loopback(host: &Host) -> bool {
-    match host {
-        Host::Name(name) => &**name == "localhost",
-        Host::Address(address) => address.is_loopback(),
+    let agrees = head.target.authority.as_ref().is_none_or(|(_, authority)| authority.eq_ignore_ascii_case(host));
+    let own = split_authority(host).map(|(host, _)| host).filter(|host| agrees && capture::is_loopback(host));
+    match own {
+        Some(own) => capture::own_origin(head, &own),
+        None => Err(Refusal::because(Reason::AuthorityMismatch, "Host is not this machine's loopback")),
     }
 }
 

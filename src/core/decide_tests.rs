@@ -6,6 +6,7 @@ use super::super::message;
 use super::super::request;
 use super::super::routes::Route;
 use super::super::sse;
+use super::super::upstream::Scheme;
 use super::*;
 use crate::api::document::read_bindings;
 
@@ -37,6 +38,12 @@ spec:
   credential: {type: Bearer, secretRef: {name: s, key: t}}
 ";
 
+/// Another host was bound when the sidecar started.
+fn was_bound() -> Routes {
+    let (bindings, _) = read_bindings("x", &BINDINGS.replace("h.example", "was.example"));
+    Routes::build(bindings.into_iter().map(|b| Route { binding: Arc::new(b.binding), revision: 1 }), HashSet::new()).0
+}
+
 fn routes() -> Routes {
     let (bindings, problems) = read_bindings("x", BINDINGS);
     assert_eq!(problems, []);
@@ -48,13 +55,24 @@ fn outcome(head: &str, body: &str, givers: &[&str]) -> String {
     outcome_with(&routes(), head, body, givers)
 }
 
+fn outcome_by(way: &Way, head: &str) -> String {
+    told(&routes(), way, head, LIST, &[])
+}
+
 fn outcome_with(routes: &Routes, head: &str, body: &str, givers: &[&str]) -> String {
+    told(routes, &Way::Endpoint, head, body, givers)
+}
+
+fn told(routes: &Routes, way: &Way, head: &str, body: &str, givers: &[&str]) -> String {
+    let interception = Interception::new(&was_bound(), Vec::new());
     let head = request::parse(format!("{}\r\n\r\n", head.replace('\n', "\r\n")).as_bytes()).unwrap();
     let body = (head.method == Method::POST).then(|| message::parse(body.as_bytes()));
     let givers: Vec<_> = givers.iter().map(|name| ServerName::parse(name).unwrap()).collect();
     match decide(
         routes,
         &Ask {
+            way,
+            interception: Some(&interception),
             head: &head,
             body: body.as_ref(),
             session_givers: &givers,
@@ -222,7 +240,14 @@ fn a_bar_refuses_whatever_the_name() {
     assert_eq!(call("/.well-known/oauth-authorization-server", "localhost"), "not found");
     let server = |target| match plan(
         &barred,
-        &Ask { head: &head(target), body: None, stream_target: None, session_givers: &[] },
+        &Ask {
+            way: &Way::Endpoint,
+            interception: None,
+            head: &head(target),
+            body: None,
+            stream_target: None,
+            session_givers: &[],
+        },
     ) {
         Err(refusal) => refusal.server.map(|name| name.to_string()),
         Ok(_) => panic!("{target} passes"),
@@ -232,4 +257,61 @@ fn a_bar_refuses_whatever_the_name() {
 
 fn head(target: &str) -> Head {
     request::parse(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap()
+}
+
+#[test]
+fn the_place_decides_where_the_agent_believes_to_be_there() {
+    let direct = |scheme, host: &str, port| {
+        let host = (!host.is_empty()).then(|| super::super::upstream::Host::parse(host).unwrap());
+        Way::Direct(capture::Direct { scheme, host, port })
+    };
+    let (tls, clear) = (direct(Scheme::Https, "h.example", None), direct(Scheme::Http, "", None));
+    let tunnel = direct(Scheme::Https, "h.example", Some(443));
+    let rows = [
+        (&tls, "POST /mcp/", "h.example", "exact /mcp/"),
+        (&tls, "POST /mcp", "h.example:443", "exact /mcp/"),
+        (&tls, "POST /mcp?a=b&access_token=x", "h.example", "exact /mcp/?a=b"),
+        (&tls, "POST /mcp/x", "h.example", "path_outside_binding"),
+        (&tls, "POST /exact", "h.example", "path_outside_binding"),
+        (&tls, "POST /mcp/../mcp", "h.example", "malformed_head"),
+        (&tls, "POST /mcp", "h.example:8443", "path_outside_binding"),
+        (&tls, "POST /mcp", "i.example", "authority_mismatch"),
+        (&tls, "POST https://h.example/mcp", "h.example", "exact /mcp/"),
+        (&tls, "GET /.well-known/oauth-protected-resource", "h.example", "not found"),
+        (&tls, "POST /register", "h.example", "not found"),
+        (&tls, "OPTIONS /mcp", "h.example", "not_mcp"),
+        (&tunnel, "POST /mcp", "h.example", "exact /mcp/"),
+        (&tunnel, "POST /mcp", "h.example:444", "authority_mismatch"),
+        (&clear, "POST /mcp", "h.example", "exact /mcp/"),
+        (&clear, "POST /api/x/y?q", "i.example", "below /api/x/y?q"),
+        (&clear, "POST /api", "i.example:443", "below /api"),
+        (&clear, "POST /api", "i.example:8080", "path_outside_binding"),
+        (&clear, "POST /mcp", "was.example", "credential_revoked"),
+        (&clear, "POST /mcp", "other.example", "unbound_host"),
+        (&clear, "GET /.well-known/oauth-protected-resource", "other.example", "unbound_host"),
+        (&clear, "POST /legacy/.sse/open", "l.example", "legacy /m?s=1"),
+        (&clear, "POST /legacy/.sse/closed", "l.example", "session_foreign"),
+        (&clear, "POST /legacy/.sse/open", "h.example", "path_outside_binding"),
+        (&Way::Proxy, "POST http://h.example/mcp", "h.example", "exact /mcp/"),
+        (&Way::Proxy, "POST https://h.example/mcp", "h.example", "exact /mcp/"),
+        (&Way::Proxy, "POST http://other.example/mcp", "other.example", "unbound_host"),
+        (&Way::Proxy, "POST /mcp", "h.example", "authority_mismatch"),
+        (&Way::Proxy, "POST http://h.example/mcp", "other.example", "authority_mismatch"),
+    ];
+    for (way, line, host, expected) in rows {
+        let get = if line.starts_with("GET") { "\nAccept: text/event-stream" } else { "" };
+        let post = "\nContent-Type: application/json\nContent-Length: 47";
+        let rest = if line.starts_with("POST") { post } else { get };
+        let head = format!("{line} HTTP/1.1\nHost: {host}{rest}");
+        assert_eq!(outcome_by(way, &head), expected, "{way:?} {line} {host}");
+    }
+    let page = |origin: &str| {
+        let head = format!(
+            "POST /mcp HTTP/1.1\nHost: h.example\nOrigin: {origin}\nContent-Type: application/json\nContent-Length: 47"
+        );
+        outcome_by(&tls, &head)
+    };
+    assert_eq!(page("https://h.example"), "exact /mcp/");
+    assert_eq!(page("http://localhost:3000"), "exact /mcp/");
+    assert_eq!(page("https://evil.example"), "origin_forbidden");
 }

@@ -65,21 +65,27 @@ reasons! {
     /// No binding gives this caller a server of that name.
     UnboundServer = "unbound_server", 403, -31403, Agent,
         "no binding gives this caller a server of that name; use a name from mcp.json, or ask the platform team for a CredentialBinding";
+    /// No binding gives this caller that host.
+    UnboundHost = "unbound_host", 403, -31403, Agent,
+        "no binding gives this caller that host, and it is not among the passthrough hosts; ask the platform team for a CredentialBinding, or for the host in config.postern.dev/passthrough-hosts";
     /// Neither POST of JSON, nor GET of an event stream, nor DELETE of a session.
     NotMcp = "not_mcp", 403, -31403, Agent,
         "only MCP passes: POST with a JSON body, GET that accepts text/event-stream, or DELETE with Mcp-Session-Id";
     /// The bytes are no HTTP at all.
     NotHttp = "not_http", 403, -31403, Agent,
-        "this port speaks HTTP/1.1 in clear text; TLS, HTTP/2 and bare JSON lines are not served here";
+        "the bytes are not a protocol that is served here: HTTP/1.1, and TLS with a server name on the way of the proxy and redirect captures";
     /// CONNECT or an upgrade.
     TunnelForbidden = "tunnel_forbidden", 403, -31403, Agent,
         "tunnels and protocol upgrades are not served; speak MCP over plain requests";
     /// The path leaves what the binding covers.
     PathOutsideBinding = "path_outside_binding", 403, -31403, Agent,
         "the binding covers exactly its url; call the path from mcp.json, or ask for subpaths in the binding";
-    /// Host, URL and listener do not name the same thing.
+    /// Host, URL, SNI, CONNECT and listener do not name the same thing.
     AuthorityMismatch = "authority_mismatch", 421, -31421, Agent,
-        "Host must name this machine's loopback (127.0.0.1, [::1] or localhost) and agree with the URL";
+        "everything that names the server must name the same one: Host, the URL, the TLS server name and the target of CONNECT; at the endpoint that is this machine's loopback (127.0.0.1, [::1] or localhost)";
+    /// TLS between the agent and us failed.
+    AgentTls = "agent_tls", 403, -31403, Agent,
+        "the agent's TLS handshake failed; it must speak TLS 1.2 or newer and trust the pod's CA (SSL_CERT_FILE or NODE_EXTRA_CA_CERTS, read when the process starts)";
     /// A browser page of another origin.
     OriginForbidden = "origin_forbidden", 403, -31403, Agent,
         "Origin is not loopback; web pages may not use this endpoint";
@@ -134,6 +140,9 @@ reasons! {
     /// We are shutting down.
     Draining = "draining", 503, -31503, Us,
         "the sidecar is shutting down; no new calls are taken";
+    /// The host was bound after the pod's certificates were made for others.
+    RestartRequired = "restart_required", 503, -31503, Operator,
+        "the host was bound after this pod started, and the pod's CA is good only for the hosts of then; restart the pod, or call the server by its URL in mcp.json, which works at once";
     /// The session id was given by another server.
     SessionForeign = "session_foreign", 404, -31404, Agent,
         "this session id belongs to another server; initialize again";

@@ -7,13 +7,15 @@
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+use super::upstream::{Place, Scheme, split_authority};
+
 /// The most fields a head may have.
 pub const MAX_FIELDS: usize = 100;
 
 /// A request head.
 #[derive(Debug)]
 pub struct Head {
-    /// The method; CONNECT never gets here.
+    /// The method; never CONNECT.
     pub method: Method,
     /// The target.
     pub target: Target,
@@ -23,11 +25,20 @@ pub struct Head {
     pub framing: Framing,
 }
 
+/// What is asked for.
+#[derive(Debug)]
+pub enum Asked {
+    /// A request.
+    Request(Head),
+    /// A tunnel (RFC 9110 section 9.3.6).
+    Tunnel(Place),
+}
+
 /// A request target in origin-form or absolute-form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// `host:port` of the absolute-form.
-    pub authority: Option<String>,
+    /// Scheme and `host:port` of the absolute-form.
+    pub authority: Option<(Scheme, String)>,
     /// The path as sent.
     pub path: String,
     /// What follows `?`.
@@ -58,6 +69,9 @@ pub enum HeadFault {
     /// CONNECT, or an upgrade to anything but h2c (which may be, and is, ignored).
     #[error("a tunnel or upgrade was asked for")]
     Tunnel,
+    /// Host names another place than CONNECT.
+    #[error("Host and the target of CONNECT disagree")]
+    Disagrees,
 }
 
 use HeadFault::Malformed;
@@ -80,8 +94,16 @@ pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>,
     if buffer.len() >= max { Err(HeadFault::TooLarge) } else { Ok(None) }
 }
 
-/// Reads a whole head, the empty line included.
+/// Reads a whole head, the empty line included. A tunnel is a fault.
 pub fn parse(head: &[u8]) -> Result<Head, HeadFault> {
+    match parse_any(head)? {
+        Asked::Request(head) => Ok(head),
+        Asked::Tunnel(_) => Err(HeadFault::Tunnel),
+    }
+}
+
+/// Reads a whole head that is sent to a proxy: CONNECT is one of the requests there.
+pub fn parse_any(head: &[u8]) -> Result<Asked, HeadFault> {
     let text = head.strip_suffix(b"\r\n\r\n").ok_or(Malformed("the head has no end"))?;
     if text.contains(&0) {
         return Err(Malformed("a NUL byte in the head"));
@@ -92,12 +114,38 @@ pub fn parse(head: &[u8]) -> Result<Head, HeadFault> {
     if headers.get_all(HOST).iter().count() != 1 {
         return Err(Malformed("Host must be there exactly once"));
     }
-    let foreign = |v: &HeaderValue| !v.as_bytes().eq_ignore_ascii_case(b"h2c");
-    if method == Method::CONNECT || headers.get_all(UPGRADE).iter().any(foreign) {
-        return Err(HeadFault::Tunnel);
+    if method == Method::CONNECT {
+        return tunnel(target, &headers).map(Asked::Tunnel);
     }
     let framing = framing(&headers)?;
-    Ok(Head { method, target: parse_target(target)?, headers, framing })
+    let head = Head { method, target: parse_target(target)?, headers, framing };
+    if head.asks_for_upgrade() { Err(HeadFault::Tunnel) } else { Ok(Asked::Request(head)) }
+}
+
+impl Head {
+    /// Whether another protocol is asked for. One to HTTP/2 may be, and is, ignored.
+    pub fn asks_for_upgrade(&self) -> bool {
+        self.headers.get_all(UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    }
+}
+
+/// RFC 9110 section 9.3.6: the target is host and port, and nothing comes with it. A Host that says
+/// something else would be believed by one of two readers.
+fn tunnel(target: &[u8], headers: &HeaderMap) -> Result<Place, HeadFault> {
+    if headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Malformed("CONNECT with a body"));
+    }
+    let place = |bytes: &[u8]| {
+        let (host, port) = split_authority(std::str::from_utf8(bytes).ok()?)?;
+        Some((host, port))
+    };
+    let Some((host, Some(port))) = place(target) else { return Err(Malformed("CONNECT asks for no host:port")) };
+    let named = headers.get(HOST).and_then(|value| place(value.as_bytes()));
+    // Go and curl send the port, some clients leave it out.
+    if !named.is_some_and(|(name, at)| name == host && at.is_none_or(|at| at == port)) {
+        return Err(HeadFault::Disagrees);
+    }
+    Ok(Place { host, port })
 }
 
 /// The lines of a head, split at CRLF. A CR or LF left inside a line is caught by its reader.
@@ -187,10 +235,10 @@ fn parse_target(target: &[u8]) -> Result<Target, HeadFault> {
         return Err(Malformed("a fragment in the target"));
     }
     let (authority, rest) = match text.split_once("://") {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+        Some((scheme, rest)) if let Some(scheme) = Scheme::parse(scheme) => {
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
             let (authority, rest) = rest.split_at(end);
-            (Some(authority.to_owned()), rest)
+            (Some((scheme, authority.to_owned())), rest)
         }
         _ if text.starts_with('/') || text == "*" => (None, text),
         _ => return Err(Malformed("the target is neither a path nor an http URL")),

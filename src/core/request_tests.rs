@@ -19,7 +19,7 @@ fn a_plain_head_is_read() {
     assert_eq!(head.framing, Framing::Length(12));
     assert_eq!(head.headers.get("a").unwrap(), "b");
     let absolute = read("GET http://localhost:1/x HTTP/1.1\r\nhost: localhost:1\r\n\r\n").unwrap();
-    assert_eq!(absolute.target.authority.as_deref(), Some("localhost:1"));
+    assert_eq!(absolute.target.authority, Some((Scheme::Http, "localhost:1".to_owned())));
     assert_eq!(absolute.framing, Framing::Length(0));
 }
 

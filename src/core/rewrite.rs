@@ -6,10 +6,30 @@ use std::borrow::Cow;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-use super::binding::{Binding, is_forwarded, looks_like_credential};
+use super::binding::{Binding, Server, is_forwarded, looks_like_credential};
 use super::mask::Mask;
 use super::routes::below;
 use super::upstream::UpstreamUrl;
+
+/// What the agent takes a server for, and so what it may be told about paths and cookies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// For a path of the endpoint: `/<server>` stands for its URL.
+    AtEndpoint,
+    /// For itself.
+    AsItself,
+}
+
+impl Seen {
+    /// The path by which the agent calls what lies `rest` below the server's own path.
+    fn path(self, server: &Server, rest: &str) -> String {
+        match (self, rest) {
+            (Self::AtEndpoint, rest) => format!("/{}{rest}", server.name),
+            (Self::AsItself, "") => server.url.path().to_owned(),
+            (Self::AsItself, rest) => format!("{}{rest}", server.url.path().trim_end_matches('/')),
+        }
+    }
+}
 
 /// The credential to place: which header, which value.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +142,12 @@ fn is_dropped(name: &HeaderName) -> bool {
 
 /// The header set of the agent's response, and how many values in it were masked. The framing
 /// fields are the writer's to add.
-pub fn to_agent(upstream: &HeaderMap, binding: &Binding, request_target: &str, mask: &Mask) -> (HeaderMap, u64) {
+pub fn to_agent(
+    upstream: &HeaderMap,
+    binding: &Binding,
+    (request_target, seen): (&str, Seen),
+    mask: &Mask,
+) -> (HeaderMap, u64) {
     let mut masked = 0;
     let mut hide = |value: &mut HeaderValue| {
         if let Some(clean) = mask.header(value) {
@@ -133,8 +158,9 @@ pub fn to_agent(upstream: &HeaderMap, binding: &Binding, request_target: &str, m
     // Before it is read: a host is put in lower case, where the value would not be known again.
     let mut location = upstream.get(header::LOCATION).cloned();
     location.iter_mut().for_each(&mut hide);
-    let location = location.and_then(|location| rewritten_location(location.to_str().ok()?, binding, request_target));
-    let mut headers = passed_on(upstream, binding);
+    let location =
+        location.and_then(|location| rewritten_location(location.to_str().ok()?, binding, request_target, seen));
+    let mut headers = passed_on(upstream, binding, seen);
     headers.values_mut().for_each(&mut hide);
     if let Some(Ok(location)) = location.as_deref().map(HeaderValue::from_str) {
         headers.insert(header::LOCATION, location);
@@ -148,7 +174,7 @@ pub fn to_agent(upstream: &HeaderMap, binding: &Binding, request_target: &str, m
     (headers, masked)
 }
 
-fn passed_on(upstream: &HeaderMap, binding: &Binding) -> HeaderMap {
+fn passed_on(upstream: &HeaderMap, binding: &Binding, seen: Seen) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len());
     for (name, value) in upstream {
         if !is_dropped(name) {
@@ -157,9 +183,9 @@ fn passed_on(upstream: &HeaderMap, binding: &Binding) -> HeaderMap {
     }
     for cookie in upstream.get_all(header::SET_COOKIE).iter().filter_map(|c| c.to_str().ok()) {
         let pair = cookie.split(';').next().unwrap_or_default().trim();
-        // Domain, Path and Secure speak of the upstream's origin; the agent's is this endpoint.
+        // Domain, Path and Secure speak of the upstream's origin; the agent's may be another.
         if is_passed(pair, binding)
-            && let Ok(cookie) = HeaderValue::from_str(&format!("{pair}; Path=/{}", binding.server.name))
+            && let Ok(cookie) = HeaderValue::from_str(&format!("{pair}; Path={}", seen.path(&binding.server, "")))
         {
             headers.append(header::SET_COOKIE, cookie);
         }
@@ -167,10 +193,10 @@ fn passed_on(upstream: &HeaderMap, binding: &Binding) -> HeaderMap {
     headers
 }
 
-/// `Location` as the agent may see it: a place that the binding covers becomes the endpoint's
-/// path; any other loses user, query and fragment, where credentials travel; one that cannot be
+/// `Location` as the agent may see it: a place that the binding covers becomes the path by which
+/// the agent calls it; any other loses user, query and fragment, where credentials travel; one that cannot be
 /// read is dropped.
-fn rewritten_location(location: &str, binding: &Binding, request_target: &str) -> Option<String> {
+fn rewritten_location(location: &str, binding: &Binding, request_target: &str, seen: Seen) -> Option<String> {
     let (place, query) = split_query(location);
     let url = absolute(place, &binding.server.url, request_target)?;
     let server = &binding.server;
@@ -178,7 +204,7 @@ fn rewritten_location(location: &str, binding: &Binding, request_target: &str) -
     match rest.filter(|_| server.url.same_origin(&url)) {
         Some(rest) => {
             let query = self::query(query).0.map(|q| format!("?{q}")).unwrap_or_default();
-            Some(format!("/{}{rest}{query}", server.name))
+            Some(format!("{}{query}", seen.path(server, rest)))
         }
         None => Some(url.to_string()),
     }

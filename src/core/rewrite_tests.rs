@@ -37,13 +37,14 @@ fn lines(headers: &HeaderMap) -> Vec<String> {
 }
 
 fn back(upstream: &HeaderMap, target: &str) -> HeaderMap {
-    to_agent(upstream, &bearer(), target, &Mask::new([b"ours-1234".as_slice()])).0
+    to_agent(upstream, &bearer(), (target, Seen::AtEndpoint), &Mask::new([b"ours-1234".as_slice()])).0
 }
 
 #[test]
 fn an_echo_in_a_header_is_masked() {
     let upstream = map(&[("X-Debug", "got Bearer ours-1234."), ("Location", "/mcp/ours-1234")]);
-    let (headers, masked) = to_agent(&upstream, &bearer(), "/mcp", &Mask::new([b"ours-1234".as_slice()]));
+    let (headers, masked) =
+        to_agent(&upstream, &bearer(), ("/mcp", Seen::AtEndpoint), &Mask::new([b"ours-1234".as_slice()]));
     assert_eq!(lines(&headers), ["location: /srv/*********", "x-debug: got Bearer *********."]);
     assert_eq!(masked, 2);
 }
@@ -51,7 +52,8 @@ fn an_echo_in_a_header_is_masked() {
 #[test]
 fn an_echo_in_the_host_of_a_location_is_masked_before_its_case_changes() {
     let upstream = map(&[("Location", "https://Tok-ABC.evil.example/x")]);
-    let (headers, masked) = to_agent(&upstream, &bearer(), "/mcp", &Mask::new([b"Tok-ABC".as_slice()]));
+    let (headers, masked) =
+        to_agent(&upstream, &bearer(), ("/mcp", Seen::AtEndpoint), &Mask::new([b"Tok-ABC".as_slice()]));
     assert_eq!((lines(&headers), masked), (Vec::new(), 1));
 }
 

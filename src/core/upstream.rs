@@ -16,6 +16,11 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// Reads a scheme of HTTP, in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Https, Self::Http].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
+    }
+
     /// The scheme as it stands in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -24,7 +29,8 @@ impl Scheme {
         }
     }
 
-    const fn default_port(self) -> u16 {
+    /// The port where a URL has none.
+    pub const fn default_port(self) -> u16 {
         match self {
             Self::Https => 443,
             Self::Http => 80,
@@ -74,6 +80,21 @@ fn is_host_name(text: &str) -> bool {
     let last = text.rsplit('.').next().unwrap_or_default();
     let numeric = last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X");
     !text.is_empty() && text.len() <= 253 && text.split('.').all(label) && !numeric
+}
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Name or address.
+    pub host: Host,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 /// Splits `host[:port]`; the port is decimal, 1 to 65535.
@@ -129,8 +150,7 @@ impl UpstreamUrl {
     pub fn parse(text: &str) -> Result<Self, UrlFault> {
         let (scheme, rest) = text.split_once("://").map_or((text, None), |(s, r)| (s, Some(r)));
         let scheme = match (scheme.to_ascii_lowercase().as_str(), rest) {
-            ("https", Some(_)) => Scheme::Https,
-            ("http", Some(_)) => Scheme::Http,
+            (other, Some(_)) if let Some(scheme) = Scheme::parse(other) => scheme,
             (other, _) if other == "stdio" || other.starts_with("stdio:") => return Err(UrlFault::Stdio),
             _ => return Err(UrlFault::Scheme),
         };
@@ -148,6 +168,11 @@ impl UpstreamUrl {
         let (host, port) = split_authority(authority).ok_or(UrlFault::Authority)?;
         path::check(path).map_err(|_| UrlFault::Path)?;
         Ok(Self { scheme, host, port: port.unwrap_or(scheme.default_port()), path: path.into() })
+    }
+
+    /// Where to connect to.
+    pub fn place(&self) -> Place {
+        Place { host: self.host.clone(), port: self.port }
     }
 
     /// The path, beginning with `/`.

@@ -12,11 +12,13 @@ use tokio::time::timeout;
 use super::Shared;
 use super::handler::{Answer, Handled, handle};
 use super::inbound::{Inbound, ReadFault};
-use super::outbound::Outbound;
+use super::outbound::{Out as _, Outbound};
 use super::relay::Next;
+use crate::core::capture::{self, Direct, HostPattern, Verdict, Way};
 use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
-use crate::core::request::{Framing, Head};
+use crate::core::request::{Asked, Framing, Head};
+use crate::core::upstream::{Host, Place, Scheme};
 use crate::runtime::drain::Phase;
 use crate::telemetry::exchange::Exchange;
 
@@ -24,53 +26,118 @@ use crate::telemetry::exchange::Exchange;
 const DISCARD_BYTES: usize = 16 * 1024 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// Serves a connection to its end. `overloaded` answers one request with that reason.
-pub(super) async fn serve(mut socket: TcpStream, shared: &Arc<Shared>, overloaded: bool) {
-    // Without it, small events wait for the agent's acknowledgement.
-    let _best_effort = socket.set_nodelay(true);
-    let (reader, writer) = socket.split();
-    talk(reader, writer, shared, overloaded).await;
+/// How the reading of requests ended.
+pub(super) enum End {
+    /// Nothing more is to be done.
+    Over,
+    /// The agent was told that it has a tunnel to this bound place; what it has sent into it so far.
+    Inside(Place, Vec<u8>),
+    /// The agent waits for a tunnel to this place, which needs no credential.
+    Tunnel(Passage, Vec<u8>),
+    /// The agent waits for the answer to this request, which needs no credential.
+    Forward(Passage, Box<Head>, Vec<u8>),
 }
 
-/// The same on anything that can be read and written.
-pub(super) async fn talk<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
-    reader: R,
+/// A way through, to a place that the configuration lets everybody reach.
+pub(super) struct Passage {
+    pub(super) place: Place,
+    pub(super) pattern: HostPattern,
+}
+
+/// Serves a connection to the endpoint to its end. `overloaded` answers one request with that reason.
+pub(super) async fn serve(mut socket: TcpStream, shared: &Arc<Shared>, overloaded: bool) {
+    let (reader, writer) = socket.split();
+    let _over = talk((reader, Vec::new()), writer, shared, &Way::Endpoint, overloaded).await;
+}
+
+/// The same on anything that can be read and written, until it ends or is to go on otherwise.
+/// With `reader` comes what was read of it already.
+pub(super) async fn talk<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send>(
+    (reader, early): (R, Vec<u8>),
     writer: W,
     shared: &Arc<Shared>,
+    way: &Way,
     overloaded: bool,
-) {
-    let mut connection = Connection { inbound: Inbound::new(reader), out: Outbound::new(writer), shared };
+) -> End {
+    let (inbound, out) = (Inbound::new(reader, early), Outbound::new(writer));
+    let mut connection = Connection { inbound, out, shared, way };
     let mut drain = shared.drain.clone();
-    let serve = async { if overloaded { connection.overloaded().await } else { connection.run().await } };
+    let serve = async {
+        if overloaded {
+            connection.overloaded().await;
+            return Went::Over;
+        }
+        connection.run().await
+    };
     // Between requests nothing ends a connection but the end of the shutdown; inside one, the
     // exchange itself does.
-    tokio::select! {
-        () = serve => {}
-        () = async { drain.reached(Phase::Closing).await; tokio::time::sleep(Duration::from_secs(1)).await } => {}
+    let went = tokio::select! {
+        went = serve => went,
+        () = async { drain.reached(Phase::Closing).await; tokio::time::sleep(Duration::from_secs(1)).await } => Went::Over,
+    };
+    let rest = connection.inbound.into_rest();
+    match went {
+        Went::Over => End::Over,
+        Went::Inside(place) => End::Inside(place, rest),
+        Went::Tunnel(passage) => End::Tunnel(passage, rest),
+        Went::Forward(passage, head) => End::Forward(passage, head, rest),
     }
+}
+
+/// [`End`], before the rest is taken out of the reader.
+enum Went {
+    Over,
+    Inside(Place),
+    Tunnel(Passage),
+    Forward(Passage, Box<Head>),
 }
 
 struct Connection<'a, R, W> {
     inbound: Inbound<R>,
     out: Outbound<W>,
     shared: &'a Arc<Shared>,
+    way: &'a Way,
 }
 
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
-    async fn run(&mut self) {
+impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R, W> {
+    async fn run(&mut self) -> Went {
         loop {
             let times = &self.shared.settings.times;
             let next = match self.inbound.head(&self.shared.settings.limits, times.idle, times.head).await {
-                Ok(head) => self.exchange(&head).await,
-                Err(ReadFault::Closed) => return,
+                Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
+                    Some(passage) => return Went::Forward(passage, Box::new(head)),
+                    None => self.exchange(&head).await,
+                },
+                Ok(Asked::Tunnel(place)) => return self.tunnel(place).await,
+                Err(ReadFault::Closed) => return Went::Over,
                 Err(ReadFault::Refused(refusal)) => {
-                    self.refuse_head(&refusal).await;
+                    self.refuse_head("?", &refusal).await;
                     Next::Close
                 }
             };
             if next == Next::Close {
                 self.out.shutdown().await;
-                return;
+                return Went::Over;
+            }
+        }
+    }
+
+    /// CONNECT: what is bound is led to ourselves, and what may pass is dialled before it is promised.
+    async fn tunnel(&mut self, place: Place) -> Went {
+        let verdict = match self.way {
+            Way::Proxy => judge(self.shared, &place.host),
+            Way::Endpoint | Way::Direct(_) => Err(Refusal::new(Reason::TunnelForbidden)),
+        };
+        match verdict {
+            Ok(Verdict::Pass(pattern)) => Went::Tunnel(Passage { place, pattern }),
+            Ok(Verdict::Terminate) => {
+                let said = timeout(self.shared.settings.times.head, self.out.tunnel_open()).await;
+                if matches!(said, Ok(Ok(()))) { Went::Inside(place) } else { Went::Over }
+            }
+            Err(refusal) => {
+                self.refuse_head("CONNECT", &refusal).await;
+                self.out.shutdown().await;
+                Went::Over
             }
         }
     }
@@ -78,16 +145,21 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
     async fn overloaded(&mut self) {
         let limits = &self.shared.settings.limits;
         let second = Duration::from_secs(1);
-        if let Ok(head) = self.inbound.head(limits, second, second).await {
-            let exchange = Exchange::begin(&self.shared.telemetry, head.method.as_str());
+        if let Ok(asked) = self.inbound.head(limits, second, second).await {
+            let method = match &asked {
+                Asked::Request(head) => head.method.as_str(),
+                Asked::Tunnel(_) => "CONNECT",
+            };
+            let exchange = Exchange::begin(&self.shared.telemetry, method);
             let refusal = Refusal::because(Reason::Overloaded, "limits.connections are in use");
             self.last_answer(self.shared.respond.refuse(exchange, &refusal, None)).await;
         }
     }
 
     /// A head that cannot be trusted: what follows it cannot be told apart, so it is the last.
-    async fn refuse_head(&mut self, refusal: &Refusal) {
-        let exchange = Exchange::begin(&self.shared.telemetry, "?");
+    async fn refuse_head(&mut self, method: &str, refusal: &Refusal) {
+        let mut exchange = Exchange::begin(&self.shared.telemetry, method);
+        exchange.way(self.way);
         self.last_answer(self.shared.respond.refuse(exchange, refusal, None)).await;
     }
 
@@ -114,7 +186,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
         let close = unread || wants_close(head);
         let Handled { answer, _busy } = tokio::select! {
             biased;
-            handled = handle(self.shared, head, body) => handled,
+            handled = handle(self.shared, self.way, head, body) => handled,
             // The handler's future is dropped, and with it whatever it holds upstream.
             () = self.inbound.closed() => return Next::Close,
         };
@@ -141,6 +213,28 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<'_, R, W> {
             said.ok().and_then(Result::ok).ok_or(ReadFault::Closed)?;
         }
         self.inbound.body(head.framing, &settings.limits, &self.shared.budget, settings.times.head).await
+    }
+}
+
+/// Whether a TLS connection to the host ends here, or where else it goes.
+pub(super) fn judge(shared: &Shared, host: &Host) -> Result<Verdict, Refusal> {
+    let stand_in = shared.stand_in.get().ok_or_else(|| Refusal::new(Reason::SourceNotReady))?;
+    stand_in.scope.verdict(&shared.credentials.view().routes, host)
+}
+
+/// Where a request in clear text goes, if it is none of ours. Whatever is wrong with it is told by
+/// the one who decides about ours.
+fn passage(shared: &Shared, way: &Way, head: &Head) -> Option<Passage> {
+    match way {
+        Way::Proxy | Way::Direct(Direct { scheme: Scheme::Http, host: None, .. }) => {}
+        Way::Endpoint | Way::Direct(_) => return None,
+    }
+    let origin = capture::origin(head, way).ok().filter(|origin| origin.scheme == Scheme::Http)?;
+    let stand_in = shared.stand_in.get()?;
+    let verdict = stand_in.scope.verdict_in_clear(&shared.credentials.view().routes, &origin.place.host);
+    match verdict {
+        Ok(Verdict::Pass(pattern)) => Some(Passage { place: origin.place, pattern }),
+        _ => None,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::core::address::{self, AddressFault};
 use crate::core::decide::Refusal;
 use crate::core::parent::ParentProxy;
 use crate::core::reason::Reason;
-use crate::core::upstream::{Host, UpstreamUrl};
+use crate::core::upstream::{Host, Place, UpstreamUrl};
 use crate::runtime::resolve::Resolver;
 
 /// How upstreams are reached.
@@ -49,7 +49,20 @@ impl Dialer {
 
     /// Connects in clear text.
     pub async fn plain(&self, url: &UpstreamUrl) -> Result<TcpStream, Refusal> {
-        self.in_time(self.connect(url)).await
+        self.in_time(self.connect(&url.place())).await
+    }
+
+    /// Connects for somebody else, who speaks for himself.
+    pub async fn passage(&self, place: &Place) -> Result<TcpStream, Refusal> {
+        self.in_time(self.way_to(place)).await
+    }
+
+    /// Through the parent proxy, where that is the way.
+    async fn way_to(&self, place: &Place) -> Result<TcpStream, Refusal> {
+        match self.settings.parent.as_ref().filter(|parent| parent.serves(&place.host)) {
+            Some(parent) => self.tunnel(parent, place).await,
+            None => self.connect(place).await,
+        }
     }
 
     /// Connects and shakes hands; the certificate is verified for `name`.
@@ -60,10 +73,7 @@ impl Dialer {
         config: Arc<ClientConfig>,
     ) -> Result<TlsStream<TcpStream>, Refusal> {
         let connect = async {
-            let socket = match self.settings.parent.as_ref().filter(|parent| parent.serves(&url.host)) {
-                Some(parent) => self.tunnel(parent, url).await?,
-                None => self.connect(url).await?,
-            };
+            let socket = self.way_to(&url.place()).await?;
             let shaken = TlsConnector::from(config).connect(name, socket).await;
             shaken.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
                 Some(tls) => Refusal::because(Reason::UpstreamTls, tls),
@@ -80,13 +90,12 @@ impl Dialer {
 
     /// A tunnel through the parent proxy (RFC 9110 section 9.3.6). The proxy resolves the name,
     /// so that only an address in the URL can be checked here; TLS inside still proves the server.
-    async fn tunnel(&self, parent: &ParentProxy, url: &UpstreamUrl) -> Result<TcpStream, Refusal> {
-        if let Host::Address(address) = &url.host {
+    async fn tunnel(&self, parent: &ParentProxy, place: &Place) -> Result<TcpStream, Refusal> {
+        if let Host::Address(address) = &place.host {
             self.permit(*address)?;
         }
         let proxy = self.addresses(&parent.host).await?;
         let mut socket = dial_first(proxy, parent.port).await?;
-        let place = format!("{}:{}", url.host, url.port);
         let ask = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n");
         let broken =
             |error: io::Error| Refusal::because(Reason::UpstreamUnreachable, format!("parent proxy: {}", error.kind()));
@@ -98,12 +107,12 @@ impl Dialer {
         Err(Refusal::because(Reason::UpstreamUnreachable, "the parent proxy refused the tunnel"))
     }
 
-    async fn connect(&self, url: &UpstreamUrl) -> Result<TcpStream, Refusal> {
-        let addresses = self.addresses(&url.host).await?;
+    async fn connect(&self, place: &Place) -> Result<TcpStream, Refusal> {
+        let addresses = self.addresses(&place.host).await?;
         for address in &addresses {
             self.permit(*address)?;
         }
-        dial_first(addresses, url.port).await
+        dial_first(addresses, place.port).await
     }
 
     fn permit(&self, address: IpAddr) -> Result<(), Refusal> {

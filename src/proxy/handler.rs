@@ -12,6 +12,7 @@ use super::Shared;
 use super::relay::Relay;
 use super::respond;
 use super::upstream::{Incomer, Outgoing};
+use crate::core::capture::Way;
 use crate::core::decide::{Ask, Decision, Plan, Refusal, decide};
 use crate::core::mask::Masker;
 use crate::core::mcp;
@@ -39,8 +40,9 @@ pub(super) struct Handled {
 }
 
 /// Answers one request. `body` is what was read of it, or why it could not be.
-pub(super) async fn handle(shared: &Arc<Shared>, head: &Head, body: Result<Bytes, Refusal>) -> Handled {
+pub(super) async fn handle(shared: &Arc<Shared>, way: &Way, head: &Head, body: Result<Bytes, Refusal>) -> Handled {
     let mut exchange = Exchange::begin(&shared.telemetry, head.method.as_str());
+    exchange.way(way);
     let session = head.headers.get(mcp::SESSION_ID).map(|id| SessionDigest::of(id.as_bytes()));
     exchange.context(session, head.headers.get("traceparent").and_then(|trace| trace.to_str().ok()));
     let busy = shared.drain.enter();
@@ -60,7 +62,7 @@ pub(super) async fn handle(shared: &Arc<Shared>, head: &Head, body: Result<Bytes
         (None, None) => {}
     }
     let request_id = single.filter(|message| message.kind == Some(Kind::Request)).and_then(|message| message.id);
-    let request = Request { shared, head, read: read.as_ref(), session, body: &body, id: request_id };
+    let request = Request { shared, way, head, read: read.as_ref(), session, body: &body, id: request_id };
     let outcome = match &busy {
         None => Err((exchange, Refusal::new(Reason::Draining))),
         Some(_) => request.answer(exchange).await,
@@ -79,6 +81,7 @@ fn single<'a, 'b>(read: Option<&'a Result<Body<'b>, BodyFault>>) -> Option<&'a M
 /// One request, read.
 struct Request<'a> {
     shared: &'a Arc<Shared>,
+    way: &'a Way,
     head: &'a Head,
     read: Option<&'a Result<Body<'a>, BodyFault>>,
     session: Option<SessionDigest>,
@@ -92,8 +95,14 @@ impl Request<'_> {
         let view = self.shared.credentials.view();
         let givers = self.session.map(|session| lock(&self.shared.sessions).givers(session)).unwrap_or_default();
         let stream_target = self.shared.messages.target(&self.head.target.path);
-        let ask =
-            Ask { head: self.head, body: self.read, stream_target: stream_target.as_deref(), session_givers: &givers };
+        let ask = Ask {
+            way: self.way,
+            interception: self.shared.stand_in.get().map(|stand_in| &stand_in.scope),
+            head: self.head,
+            body: self.read,
+            stream_target: stream_target.as_deref(),
+            session_givers: &givers,
+        };
         let plan = match decide(&view.routes, &ask) {
             Decision::Forward(plan) => plan,
             Decision::NotFound => return Ok(Answer::Whole(respond::not_found(exchange))),
@@ -197,7 +206,8 @@ impl Request<'_> {
             exchange.streaming();
         }
         let binding = &plan.route.binding;
-        let (headers, masked) = rewrite::to_agent(&parts.headers, binding, &plan.target, &lease.credential.mask);
+        let (headers, masked) =
+            rewrite::to_agent(&parts.headers, binding, (&plan.target, plan.seen), &lease.credential.mask);
         exchange.masked(masked);
         let legacy = events && self.head.method == Method::GET && binding.server.transports.sse;
         let times = &self.shared.settings.times;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -12,7 +14,7 @@ use super::Limits;
 use crate::core::chunked::{ChunkFault, Decoder};
 use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
-use crate::core::request::{self, Framing, Head};
+use crate::core::request::{self, Asked, Framing};
 
 /// Reads one connection.
 pub(super) struct Inbound<R> {
@@ -43,12 +45,18 @@ const MAX_AHEAD: usize = 64 * 1024;
 const BUDGET_STEP: usize = 64 * 1024;
 
 impl<R: AsyncRead + Unpin> Inbound<R> {
-    pub(super) fn new(reader: R) -> Self {
-        Self { reader, buffer: Vec::new() }
+    /// `early` is what has been read of it already.
+    pub(super) fn new(reader: R, early: Vec<u8>) -> Self {
+        Self { reader, buffer: early }
+    }
+
+    /// What has been read and not been used.
+    pub(super) fn into_rest(self) -> Vec<u8> {
+        self.buffer
     }
 
     /// Reads the next head. Waits at most `idle` for its first byte and `head` for the rest.
-    pub(super) async fn head(&mut self, limits: &Limits, idle: Duration, head: Duration) -> Result<Head, ReadFault> {
+    pub(super) async fn head(&mut self, limits: &Limits, idle: Duration, head: Duration) -> Result<Asked, ReadFault> {
         if self.buffer.is_empty() {
             match timeout(idle, self.fill()).await {
                 Ok(Ok(1..)) => {}
@@ -58,9 +66,9 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         let read = timeout(head, self.rest_of_head(limits.head)).await;
         let end =
             read.map_err(|_| Refusal::because(Reason::MalformedHead, "the head did not come to its end in time"))??;
-        let head = request::parse(self.buffer.get(..end).unwrap_or_default()).map_err(Refusal::from)?;
+        let asked = request::parse_any(self.buffer.get(..end).unwrap_or_default()).map_err(Refusal::from)?;
         self.consume(end);
-        Ok(head)
+        Ok(asked)
     }
 
     async fn rest_of_head(&mut self, max: usize) -> Result<usize, ReadFault> {
@@ -94,8 +102,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
                 Framing::Chunked => self.chunked_body(limits, budget).await,
             }
         };
-        let late = |_| Refusal::because(Reason::BadJsonRpc, "the body did not come to its end in time");
-        timeout(time, read).await.map_err(late)?
+        timeout(time, read).await.map_err(|_| late())?
     }
 
     async fn sized_body(&mut self, length: u64, limits: &Limits, budget: &Arc<Semaphore>) -> Result<Bytes, ReadFault> {
@@ -181,6 +188,36 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
             self.buffer = Vec::new();
         }
     }
+}
+
+/// Reads a body whole that comes in frames (HTTP/2). Its bytes hold their share of the budget until
+/// the last clone is gone.
+pub(super) async fn collect(
+    mut frames: Incoming,
+    limits: &Limits,
+    budget: &Arc<Semaphore>,
+    time: Duration,
+) -> Result<Bytes, ReadFault> {
+    let read = async {
+        let (mut body, mut shares) = (Vec::new(), Vec::new());
+        while let Some(frame) = frames.frame().await {
+            // Trailers are dropped.
+            let Ok(data) = frame.map_err(|_| ReadFault::Closed)?.into_data() else { continue };
+            if body.len() + data.len() > limits.body {
+                return Err(Refusal::new(Reason::BodyTooLarge).into());
+            }
+            while shares.len() * BUDGET_STEP < body.len() + data.len() {
+                shares.push(reserve(budget, BUDGET_STEP)?);
+            }
+            body.extend_from_slice(&data);
+        }
+        Ok(Bytes::from_owner(Owned { bytes: body, _shares: shares }))
+    };
+    timeout(time, read).await.map_err(|_| late())?
+}
+
+fn late() -> Refusal {
+    Refusal::because(Reason::BadJsonRpc, "the body did not come to its end in time")
 }
 
 /// A body and its share of the budget, given back together.

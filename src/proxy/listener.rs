@@ -9,22 +9,30 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::{Shared, connection};
+use super::{Shared, capture, connection};
 use crate::runtime::task;
 use crate::telemetry::exchange::Telemetry;
 
-/// Binds the endpoint on loopback, IPv4 and, where the machine has it, IPv6, on the same port.
-pub(super) async fn bind(port: u16) -> io::Result<(SocketAddr, Vec<Listener>)> {
+/// What is spoken on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    Endpoint,
+    Proxy,
+    Redirect,
+}
+
+/// Binds a port of loopback, IPv4 and, where the machine has it, IPv6.
+pub(super) async fn bind(door: Door, port: u16) -> io::Result<(SocketAddr, Vec<Listener>)> {
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    let endpoint = v4.local_addr()?;
-    let mut listeners = vec![Listener(v4)];
-    match TcpListener::bind((Ipv6Addr::LOCALHOST, endpoint.port())).await {
-        Ok(v6) => listeners.push(Listener(v6)),
+    let place = v4.local_addr()?;
+    let mut listeners = vec![Listener { socket: v4, door }];
+    match TcpListener::bind((Ipv6Addr::LOCALHOST, place.port())).await {
+        Ok(v6) => listeners.push(Listener { socket: v6, door }),
         // Another process there would get calls that are meant for us.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => return Err(error),
-        Err(error) => tracing::debug!(%error, "the endpoint is not bound on IPv6"),
+        Err(error) => tracing::debug!(%error, "the port is not bound on IPv6"),
     }
-    Ok((endpoint, listeners))
+    Ok((place, listeners))
 }
 
 /// Places for connections.
@@ -55,14 +63,17 @@ impl Slots {
 }
 
 /// One listening socket.
-pub(super) struct Listener(TcpListener);
+pub(super) struct Listener {
+    socket: TcpListener,
+    door: Door,
+}
 
 impl Listener {
     /// Accepts until dropped.
     pub(super) async fn run(self, shared: Arc<Shared>, slots: Slots) {
         loop {
-            match self.0.accept().await {
-                Ok((socket, _)) => admit(socket, &shared, &slots),
+            match self.socket.accept().await {
+                Ok((socket, _)) => admit(socket, self.door, &shared, &slots),
                 Err(error) => {
                     // Out of file descriptors, most likely: wait for one instead of spinning.
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -73,14 +84,22 @@ impl Listener {
     }
 }
 
-fn admit(socket: TcpStream, shared: &Arc<Shared>, slots: &Slots) {
+fn admit(socket: TcpStream, door: Door, shared: &Arc<Shared>, slots: &Slots) {
     let Some(slot) = slots.take() else {
         tracing::debug!("a connection is dropped: too many");
         return;
     };
     let overloaded = matches!(slot, Slot::Excess(_));
     let for_it = Arc::clone(shared);
-    start(slot, shared, async move { connection::serve(socket, &for_it, overloaded).await });
+    // Without it, small events wait for the agent's acknowledgement.
+    let _best_effort = socket.set_nodelay(true);
+    start(slot, shared, async move {
+        match door {
+            Door::Endpoint => connection::serve(socket, &for_it, overloaded).await,
+            Door::Proxy => capture::proxy(socket, &for_it, overloaded).await,
+            Door::Redirect => capture::redirect(socket, &for_it, overloaded).await,
+        }
+    });
 }
 
 /// Serves a connection in a task of its own: a panic ends that one, and nothing else.

@@ -27,13 +27,54 @@ pub(super) struct Outbound<W> {
 /// Data up to this size is copied behind its head or chunk size, to go out in one write.
 const COPY_BYTES: usize = 16 * 1024;
 
+/// Where an answer goes.
+pub(super) trait Out: Send {
+    /// Puts a head before what comes; it goes out with the next flush or data.
+    fn head(&mut self, status: StatusCode, headers: &HeaderMap, frame: BodyFrame, close: bool);
+    /// Puts data behind the head, framed, as long as it is small; the flush comes later.
+    fn buffer_data(&mut self, data: &Bytes, frame: BodyFrame) -> bool;
+    /// Writes data, framed, and whatever waits before it. When this returns, it is out of our hands.
+    fn data(&mut self, data: Bytes, frame: BodyFrame) -> impl Future<Output = io::Result<()>> + Send;
+    /// Forgets what waits: another answer takes its place.
+    fn forget(&mut self);
+    /// Marks the end of a body whose length was not told.
+    fn end_chunks(&mut self);
+    /// Writes what waits.
+    fn flush(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+    /// Writes a whole answer. `head_only` for HEAD.
+    fn whole(
+        &mut self,
+        response: &Response<Bytes>,
+        close: bool,
+        head_only: bool,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+}
+
 impl<W: AsyncWrite + Unpin> Outbound<W> {
     pub(super) fn new(writer: W) -> Self {
         Self { writer, buffer: Vec::new() }
     }
 
-    /// Writes a whole answer. `head_only` for HEAD.
-    pub(super) async fn whole(&mut self, response: &Response<Bytes>, close: bool, head_only: bool) -> io::Result<()> {
+    /// Says that the body may come (RFC 9110 section 10.1.1).
+    pub(super) async fn go_on(&mut self) -> io::Result<()> {
+        self.writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+        self.writer.flush().await
+    }
+
+    /// Says that what follows on the connection is the tunnel's (RFC 9110 section 9.3.6).
+    pub(super) async fn tunnel_open(&mut self) -> io::Result<()> {
+        self.writer.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await
+    }
+
+    /// Ends our side of the connection.
+    pub(super) async fn shutdown(&mut self) {
+        // An error means that the other side is gone already.
+        let _gone = self.writer.shutdown().await;
+    }
+}
+
+impl<W: AsyncWrite + Unpin + Send> Out for Outbound<W> {
+    async fn whole(&mut self, response: &Response<Bytes>, close: bool, head_only: bool) -> io::Result<()> {
         let body = response.body();
         self.head(response.status(), response.headers(), BodyFrame::Length(body.len() as u64), close);
         if !head_only {
@@ -42,13 +83,7 @@ impl<W: AsyncWrite + Unpin> Outbound<W> {
         self.flush().await
     }
 
-    /// Says that the body may come (RFC 9110 section 10.1.1).
-    pub(super) async fn go_on(&mut self) -> io::Result<()> {
-        self.writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await
-    }
-
-    /// Puts a head in the buffer; it goes out with the next flush or data.
-    pub(super) fn head(&mut self, status: StatusCode, headers: &HeaderMap, frame: BodyFrame, close: bool) {
+    fn head(&mut self, status: StatusCode, headers: &HeaderMap, frame: BodyFrame, close: bool) {
         let out = &mut self.buffer;
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(status.as_str().as_bytes());
@@ -69,8 +104,7 @@ impl<W: AsyncWrite + Unpin> Outbound<W> {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Puts data in the buffer, framed, as long as it is small; the flush comes later.
-    pub(super) fn buffer_data(&mut self, data: &Bytes, frame: BodyFrame) -> bool {
+    fn buffer_data(&mut self, data: &Bytes, frame: BodyFrame) -> bool {
         if self.buffer.len() + data.len() > COPY_BYTES {
             return false;
         }
@@ -84,9 +118,7 @@ impl<W: AsyncWrite + Unpin> Outbound<W> {
         true
     }
 
-    /// Writes data, framed, and whatever waits before it. The writer has no further buffer:
-    /// when this returns, the kernel has it.
-    pub(super) async fn data(&mut self, data: Bytes, frame: BodyFrame) -> io::Result<()> {
+    async fn data(&mut self, data: Bytes, frame: BodyFrame) -> io::Result<()> {
         if self.buffer_data(&data, frame) {
             return self.flush().await;
         }
@@ -97,29 +129,26 @@ impl<W: AsyncWrite + Unpin> Outbound<W> {
             after = b"\r\n";
         }
         let mut all = before.as_slice().chain(data).chain(after);
-        self.writer.write_all_buf(&mut all).await
+        self.writer.write_all_buf(&mut all).await?;
+        self.writer.flush().await
     }
 
-    /// Forgets what waits: another answer takes its place.
-    pub(super) fn forget(&mut self) {
+    fn forget(&mut self) {
         self.buffer.clear();
     }
 
-    /// Puts the end of a chunked body in the buffer.
-    pub(super) fn end_chunks(&mut self) {
+    fn end_chunks(&mut self) {
         self.buffer.extend_from_slice(b"0\r\n\r\n");
     }
 
-    /// Writes what waits.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
+    async fn flush(&mut self) -> io::Result<()> {
         let waiting = std::mem::take(&mut self.buffer);
-        if waiting.is_empty() { Ok(()) } else { self.writer.write_all(&waiting).await }
-    }
-
-    /// Ends our side of the connection.
-    pub(super) async fn shutdown(&mut self) {
-        // An error means that the other side is gone already.
-        let _gone = self.writer.shutdown().await;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        self.writer.write_all(&waiting).await?;
+        // TLS keeps what it has sealed until it is told.
+        self.writer.flush().await
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::listener::{Slot, Slots, start};
 use super::*;
 use crate::api::document::read_bindings;
+use crate::core::capture::Way;
 use crate::core::name::{Caller, Namespace, ServiceAccount};
 use crate::core::secret::SecretValue;
 use crate::credential::cache::Cache;
@@ -133,6 +134,7 @@ async fn plane(port: u16) -> Plane {
     let minute = Duration::from_secs(60);
     let settings = ProxySettings {
         port: 0,
+        capture: CaptureSettings { kind: Capture::Endpoint, port: 0, passthrough: Vec::new() },
         caller: key.clone(),
         limits: Limits { body: 4096, body_budget: BUDGET, head: 4096, connections: 8, sessions: 8 },
         times: Times { idle: minute, head: minute, rotation_grace: minute },
@@ -141,7 +143,13 @@ async fn plane(port: u16) -> Plane {
     };
     let telemetry = Telemetry::new(Metrics::new().unwrap(), AccessLog::discard(), &Caller { key, pod: None });
     let trigger = DrainTrigger::new();
-    let bound = bind(settings, cache.readers(), Arc::new(telemetry), trigger.watch()).await.unwrap();
+    let parts = Parts {
+        credentials: cache.readers(),
+        telemetry: Arc::new(telemetry),
+        drain: trigger.watch(),
+        stand_in: Arc::default(),
+    };
+    let bound = bind(settings, parts).await.unwrap();
     let (shared, endpoint) = (Arc::clone(&bound.shared), bound.endpoint);
     Plane { shared, endpoint, trigger, _running: bound.serve() }
 }
@@ -182,7 +190,9 @@ async fn a_panic_in_one_exchange_harms_no_other() {
 
     let fuse = Fuse::new(call("hold"));
     let (reader, shared, slots) = (fuse.clone(), Arc::clone(&plane.shared), Slots::new(1));
-    let serve = async move { connection::talk(reader, tokio::io::sink(), &shared, false).await };
+    let serve = async move {
+        let _over = connection::talk((reader, Vec::new()), tokio::io::sink(), &shared, &Way::Endpoint, false).await;
+    };
     let doomed = start(slots.take().unwrap(), &plane.shared, serve);
     assert_eq!(seen.recv().await, Some(Seen::Held));
     assert!(plane.exposed().contains("postern_agent_connections 2\n"));

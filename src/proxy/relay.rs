@@ -10,13 +10,12 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
-use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::handler::over;
 use super::messages::Watch;
-use super::outbound::{BodyFrame, Outbound};
+use super::outbound::{BodyFrame, Out};
 use super::respond::Responder;
 use super::upstream::Hold;
 use crate::core::decide::Refusal;
@@ -77,9 +76,9 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 impl Relay {
     /// Streams the answer. `closed` ends when the agent closes its side; `close` asks for the
     /// last answer of the connection.
-    pub(super) async fn run<W: AsyncWrite + Unpin>(
+    pub(super) async fn run<O: Out>(
         mut self,
-        out: &mut Outbound<W>,
+        out: &mut O,
         method: &Method,
         close: bool,
         closed: impl Future<Output = ()>,
@@ -117,13 +116,7 @@ impl Relay {
     /// Ends early. Before the first byte, the agent is told why. An event stream may end here as
     /// it may anywhere: the client connects again and is told then. Any other body must be seen
     /// to be cut.
-    async fn cut<W: AsyncWrite + Unpin>(
-        self,
-        out: &mut Outbound<W>,
-        frame: BodyFrame,
-        cut: Outcome,
-        progress: &Progress,
-    ) {
+    async fn cut<O: Out>(self, out: &mut O, frame: BodyFrame, cut: Outcome, progress: &Progress) {
         let between_writes = !progress.midway.load(Ordering::Relaxed);
         if !progress.begun.load(Ordering::Relaxed)
             && let Some(reason) = reason_for(cut)
@@ -156,24 +149,14 @@ impl Relay {
     }
 
     /// Moves the body until it ends.
-    async fn pump<W: AsyncWrite + Unpin>(
-        &mut self,
-        out: &mut Outbound<W>,
-        frame: BodyFrame,
-        progress: &Progress,
-    ) -> Outcome {
+    async fn pump<O: Out>(&mut self, out: &mut O, frame: BodyFrame, progress: &Progress) -> Outcome {
         match self.try_pump(out, frame, progress).await {
             Ok(()) => Outcome::Ok,
             Err(outcome) => outcome,
         }
     }
 
-    async fn try_pump<W: AsyncWrite + Unpin>(
-        &mut self,
-        out: &mut Outbound<W>,
-        frame: BodyFrame,
-        progress: &Progress,
-    ) -> Result<(), Outcome> {
+    async fn try_pump<O: Out>(&mut self, out: &mut O, frame: BodyFrame, progress: &Progress) -> Result<(), Outcome> {
         loop {
             // What is there already goes out in one write with the head; but nothing waits.
             let next = match self.body.frame().now_or_never() {
@@ -212,9 +195,9 @@ impl Relay {
         self.write(progress, out.flush()).await
     }
 
-    async fn pass<W: AsyncWrite + Unpin>(
+    async fn pass<O: Out>(
         &mut self,
-        out: &mut Outbound<W>,
+        out: &mut O,
         data: Bytes,
         frame: BodyFrame,
         progress: &Progress,

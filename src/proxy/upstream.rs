@@ -99,7 +99,7 @@ impl Hold {
 /// Every upstream of this sidecar.
 pub(super) struct Upstreams {
     caller: CallerKey,
-    dialer: Dialer,
+    pub(super) dialer: Dialer,
     pub(super) pools: Arc<Mutex<Pools>>,
     telemetry: Arc<Telemetry>,
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::logs::{self, AccessLog};
 use super::metrics::Metrics;
+use crate::core::capture::{HostPattern, Way};
 use crate::core::decide::Refusal;
 use crate::core::mcp;
 use crate::core::name::{Caller, ServerName};
@@ -103,6 +104,10 @@ struct Line {
     server: Option<String>,
     http: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    capture: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passthrough: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool: Option<String>,
@@ -163,6 +168,18 @@ impl Exchange {
         Self { telemetry: Arc::clone(telemetry), started: clock::now(), sent: None, line, stream: None, done: false }
     }
 
+    /// By which way the request came.
+    pub fn way(&mut self, way: &Way) {
+        self.line.capture = Some(way.as_str());
+    }
+
+    /// It is led to a host without a credential: which of the configured ones.
+    pub fn passes_through(&mut self, capture: &'static str, pattern: &HostPattern) {
+        self.line.capture = Some(capture);
+        self.line.passthrough = Some(pattern.to_string());
+        self.telemetry.metrics.passthrough_opened();
+    }
+
     /// The server meant, once known to be ours: it becomes a label.
     pub fn server(&mut self, server: &ServerName) {
         self.line.server = Some(server.to_string());
@@ -201,6 +218,11 @@ impl Exchange {
     /// Bytes of the answer's body.
     pub fn sent(&mut self, bytes: usize) {
         self.line.bytes_out += bytes as u64;
+    }
+
+    /// Bytes that went through, to the host and to the agent.
+    pub fn passed(&mut self, to_host: u64, to_agent: u64) {
+        (self.line.bytes_in, self.line.bytes_out) = (to_host, to_agent);
     }
 
     /// The credential came back this often, and was masked.
@@ -280,6 +302,10 @@ impl Exchange {
         metrics.exchange_ended(self.server_label(), self.method_label(), outcome.as_str());
         if let Some((kind, since)) = self.stream {
             metrics.stream_closed(self.server_label(), kind, clock::now().duration_since(since).as_secs_f64());
+        }
+        if self.line.passthrough.is_some() {
+            let seconds = clock::now().duration_since(self.started).as_secs_f64();
+            metrics.passthrough_closed(self.line.bytes_in, self.line.bytes_out, seconds);
         }
         self.line.outcome = outcome.as_str();
         self.line.duration_ms = rounded(clock::now().duration_since(self.started).as_secs_f64());

@@ -15,6 +15,8 @@ use crate::core::reason::Reason;
 pub mod broker;
 pub mod controller;
 
+mod passthrough;
+
 /// The families; fields are private, verbs are the interface.
 #[derive(Debug)]
 pub struct Metrics {
@@ -22,6 +24,7 @@ pub struct Metrics {
     exchanges: Exchanges,
     credentials: Credentials,
     connections: Connections,
+    passthrough: passthrough::Passthrough,
 }
 
 #[derive(Debug)]
@@ -245,7 +248,8 @@ impl Metrics {
         let m = Maker(Registry::new());
         m.build_info()?;
         let (exchanges, credentials, connections) = (Exchanges::new(&m)?, Credentials::new(&m)?, Connections::new(&m)?);
-        Ok(Self { registry: m.0, exchanges, credentials, connections })
+        let passthrough = passthrough::Passthrough::new(&m)?;
+        Ok(Self { registry: m.0, exchanges, credentials, connections, passthrough })
     }
 
     /// An exchange ended.

@@ -2,12 +2,14 @@
 //! time is an argument, and where the PEM is kept is its owner's matter.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData as _,
 };
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
@@ -18,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::client::{TrustError, parse_bundle, provider};
 use super::x509::facts;
+use crate::core::upstream::Host;
 
 /// Why there is no certificate. Quotes nothing of a key.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +84,19 @@ pub struct Authority {
 impl Authority {
     /// Makes one that signs itself and lasts for `life`.
     pub fn new(name: &str, life: Duration, now: SystemTime) -> Result<Self, AuthorityError> {
+        Self::made(authority_params(name), life, now)
+    }
+
+    /// One that can vouch for `hosts` and the names below them, and for nothing else: whoever trusts
+    /// it need not trust it with more. Who does not know such limits must refuse it (RFC 5280 section
+    /// 4.2.1.10, critical).
+    pub(super) fn limited(name: &str, hosts: &[Host], life: Duration, now: SystemTime) -> Result<Self, AuthorityError> {
         let mut params = authority_params(name);
+        params.name_constraints = Some(limits(hosts));
+        Self::made(params, life, now)
+    }
+
+    fn made(mut params: CertificateParams, life: Duration, now: SystemTime) -> Result<Self, AuthorityError> {
         params.not_before = (now - SKEW).into();
         params.not_after = (now + life).into();
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -146,6 +161,36 @@ fn authority_params(name: &str) -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+/// Each kind of name needs a limit of its own: a list of DNS names alone would leave all addresses free.
+fn limits(hosts: &[Host]) -> NameConstraints {
+    let mut limits = NameConstraints { permitted_subtrees: Vec::new(), excluded_subtrees: Vec::new() };
+    let (mut names, mut addresses) = (0, 0);
+    for host in hosts {
+        limits.permitted_subtrees.push(match host {
+            Host::Name(name) => {
+                names += 1;
+                GeneralSubtree::DnsName(name.to_string())
+            }
+            Host::Address(address) => {
+                addresses += 1;
+                GeneralSubtree::IpAddress(match address {
+                    IpAddr::V4(v4) => CidrSubnet::V4(v4.octets(), [0xff; 4]),
+                    IpAddr::V6(v6) => CidrSubnet::V6(v6.octets(), [0xff; 16]),
+                })
+            }
+        });
+    }
+    if names == 0 {
+        // RFC 6761: nobody has a name below it.
+        limits.permitted_subtrees.push(GeneralSubtree::DnsName("postern.invalid".into()));
+    }
+    if addresses == 0 {
+        limits.excluded_subtrees.push(GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])));
+        limits.excluded_subtrees.push(GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])));
+    }
+    limits
 }
 
 /// Why a server is not believed.

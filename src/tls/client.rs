@@ -72,15 +72,19 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustErr
     CertificateDer::pem_slice_iter(pem).map(|certificate| certificate.map_err(|_| TrustError::Bundle)).collect()
 }
 
-/// The system's roots, or Mozilla's where the system has none (an image from scratch).
+/// The certificates of the system's roots, or of Mozilla's where the system has none (an image from
+/// scratch).
+pub(super) fn system_certificates() -> Vec<CertificateDer<'static>> {
+    let found = rustls_native_certs::load_native_certs().certs;
+    if found.is_empty() { webpki_root_certs::TLS_SERVER_ROOT_CERTS.to_vec() } else { found }
+}
+
+/// What they vouch for.
 fn system_roots() -> Arc<RootCertStore> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let load = || {
         let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if store.is_empty() {
-            store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
+        store.add_parsable_certificates(system_certificates());
         Arc::new(store)
     };
     Arc::clone(ROOTS.get_or_init(load))

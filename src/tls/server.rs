@@ -55,6 +55,18 @@ pub fn settings(
     versions: Versions,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TrustError> {
+    let mut config = resumable(certificate, versions, alpn)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// The same, where clients may resume.
+pub(super) fn resumable(
+    certificate: Arc<ServerCertificate>,
+    versions: Versions,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TrustError> {
     let versions: &[_] = match versions {
         Versions::Newest => &[&TLS13],
         Versions::Both => &[&TLS13, &TLS12],
@@ -63,7 +75,5 @@ pub fn settings(
     let builder = builder.with_protocol_versions(versions).map_err(|_| TrustError::Provider)?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok(config)
 }

@@ -8,6 +8,7 @@ use super::access::AccessArgs;
 use crate::cli::{FAILED, INVALID, OK, tell, variable};
 use crate::config::sidecar::{self as config, SourceSettings};
 use crate::control::survey::{self, Unseen, Viewed};
+use crate::core::capture::Way;
 use crate::core::decide::{Ask, Decision, Plan, Refusal, decide};
 use crate::core::message;
 use crate::core::name::{CallerKey, Namespace, ServiceAccount};
@@ -196,7 +197,17 @@ impl Explain {
         let target = Target { authority: None, path, query: None };
         let head = Head { method: Method::POST, target, headers, framing: Framing::Length(body.len() as u64) };
         let read = message::parse(body.as_bytes());
-        decide(routes, &Ask { head: &head, body: Some(&read), stream_target: None, session_givers: &[] })
+        decide(
+            routes,
+            &Ask {
+                way: &Way::Endpoint,
+                interception: None,
+                head: &head,
+                body: Some(&read),
+                stream_target: None,
+                session_givers: &[],
+            },
+        )
     }
 }
 

@@ -10,9 +10,9 @@ use crate::api::env;
 use crate::api::shape::{self, Fault, Fields, Shape};
 
 /// The variables and the fields that they stand for; those that the injection never sets are for
-/// a sidecar that is started by other means. `POSTERN_BROKER_CA` stands for the content of the file
-/// that its field names.
-pub const VARIABLES: [(&str, &str); 16] = [
+/// a sidecar that is started by other means. `POSTERN_BROKER_CA` and `POSTERN_EXTRA_ROOTS` stand for
+/// the content of the file that their field names.
+pub const VARIABLES: [(&str, &str); 19] = [
     (env::POD_NAMESPACE, "caller.namespace"),
     (env::SERVICE_ACCOUNT, "caller.serviceAccount"),
     (env::POD_NAME, "caller.pod"),
@@ -23,6 +23,9 @@ pub const VARIABLES: [(&str, &str); 16] = [
     (env::POD_HARDENED, "source.broker.podHardened"),
     (env::SERVERS, "source.broker.servers"),
     ("POSTERN_ENDPOINT_PORT", "endpoint.port"),
+    (env::CAPTURE, "capture.kind"),
+    (env::PASSTHROUGH_HOSTS, "capture.passthroughHosts"),
+    (env::EXTRA_ROOTS, "capture.rootsFile"),
     (env::ADMIN_ADDRESS, "admin.address"),
     ("POSTERN_ADMIN_PORT", "admin.port"),
     (env::RESOLVERS, "dial.resolvers"),
@@ -30,6 +33,9 @@ pub const VARIABLES: [(&str, &str); 16] = [
     (env::SHUTDOWN_GRACE, "shutdownGrace"),
     (env::LOG_LEVEL, "log.level"),
 ];
+
+/// Those that hold what a file would.
+const CONTENTS: [&str; 2] = [env::BROKER_CA, env::EXTRA_ROOTS];
 
 /// Whether the injection has set its variables.
 pub fn is_in_pod(environment: Environment<'_>) -> bool {
@@ -44,7 +50,7 @@ pub fn of_pod(environment: Environment<'_>) -> Result<SidecarSettings, Vec<Probl
     put(&mut document, "public.directory", Value::from(env::PUBLIC_DIRECTORY));
     for (variable, field) in VARIABLES {
         // An empty one is one that is not set: the downward API has nothing to say.
-        if let Some(text) = environment(variable).filter(|text| !text.is_empty() && variable != env::BROKER_CA) {
+        if let Some(text) = environment(variable).filter(|text| !text.is_empty() && !CONTENTS.contains(&variable)) {
             put(&mut document, field, value(&text, kind(FIELDS, field)));
         }
     }
@@ -99,6 +105,7 @@ mod tests {
 
     use super::super::SourceSettings;
     use super::*;
+    use crate::core::capture::Capture;
 
     fn authority() -> String {
         rcgen::generate_simple_self_signed(vec!["h.example".into()]).unwrap().cert.pem()
@@ -146,6 +153,9 @@ mod tests {
             (env::POD_HARDENED, "true"),
             (env::SERVERS, "github, search"),
             ("POSTERN_ENDPOINT_PORT", "0"),
+            (env::CAPTURE, "redirect"),
+            (env::PASSTHROUGH_HOSTS, "api.example.com, *.pypi.example"),
+            (env::EXTRA_ROOTS, &ca),
             (env::ADMIN_ADDRESS, "fd00::7"),
             ("POSTERN_ADMIN_PORT", "9"),
             (env::RESOLVERS, "10.0.0.10,10.0.0.11:5353"),
@@ -156,6 +166,9 @@ mod tests {
         let settings = settings.unwrap();
         assert_eq!(settings.caller.pod, None, "empty is not set");
         assert_eq!((settings.proxy.port, settings.admin.to_string().as_str()), (0, "[fd00::7]:9"));
+        let capture = &settings.proxy.capture;
+        assert_eq!((capture.kind, capture.port, capture.passthrough.len()), (Capture::Redirect, 15103, 2));
+        assert_eq!(settings.extra_roots, ca.as_bytes());
         let resolvers: Vec<String> = settings.proxy.dial.resolvers.iter().map(ToString::to_string).collect();
         assert_eq!(resolvers, ["10.0.0.10:53", "10.0.0.11:5353"]);
         assert_eq!(settings.public.as_deref(), Some(Path::new("/public")));
@@ -183,6 +196,9 @@ mod tests {
             (env::POD_HARDENED, "yes"),
             (env::SERVERS, "ok,Not"),
             ("POSTERN_ENDPOINT_PORT", "x"),
+            (env::CAPTURE, "iptables"),
+            (env::PASSTHROUGH_HOSTS, "https://h.example"),
+            (env::EXTRA_ROOTS, "text"),
             (env::RESOLVERS, "dns.example"),
         ]);
         let mut named: Vec<String> =
@@ -194,7 +210,10 @@ mod tests {
                 "POD_NAMESPACE",
                 "POSTERN_BROKER",
                 "POSTERN_BROKER_CA",
+                "POSTERN_CAPTURE",
                 "POSTERN_ENDPOINT_PORT",
+                "POSTERN_EXTRA_ROOTS",
+                "POSTERN_PASSTHROUGH_HOSTS",
                 "POSTERN_POD_HARDENED",
                 "POSTERN_RESOLVERS",
                 "POSTERN_SERVERS",

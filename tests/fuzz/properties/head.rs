@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use postern::core::request::{self, Framing, Head, HeadFault, Target};
+use postern::core::upstream::Scheme;
 
 use super::pieces;
 
@@ -75,7 +76,8 @@ fn told(head: &Head) -> Told {
 
 fn written(head: &Head) -> Vec<u8> {
     let Target { authority, path, query } = &head.target;
-    let authority = authority.as_ref().map(|authority| format!("http://{authority}")).unwrap_or_default();
+    let authority =
+        authority.as_ref().map(|(scheme, authority)| format!("{}://{authority}", scheme.as_str())).unwrap_or_default();
     let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut text = format!("{} {authority}{path}{query} HTTP/1.1\r\n", head.method).into_bytes();
     for (name, value) in &head.headers {
@@ -139,11 +141,13 @@ fn read_target(text: &str) -> Option<Target> {
         (None, text)
     } else {
         let (scheme, rest) = text.split_once("://")?;
-        if !["http", "https"].contains(&&*scheme.to_ascii_lowercase()) {
-            return None;
-        }
+        let scheme = match &*scheme.to_ascii_lowercase() {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            _ => return None,
+        };
         let authority = rest.split(['/', '?']).next()?;
-        (Some(authority.to_owned()), &rest[authority.len()..])
+        (Some((scheme, authority.to_owned())), &rest[authority.len()..])
     };
     let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query.to_owned())));
     Some(Target { authority, path: if path.is_empty() { "/" } else { path }.to_owned(), query })

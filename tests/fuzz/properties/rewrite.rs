@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use postern::core::binding::Binding;
 use postern::core::mask::Mask;
 use postern::core::request;
-use postern::core::rewrite::{self, Placement};
+use postern::core::rewrite::{self, Placement, Seen};
 use postern::core::secret::header_value;
 
 use super::bindings::binding;
@@ -129,7 +129,7 @@ fn is_passed_cookie(pair: &str, binding: &Binding) -> bool {
 
 fn to_agent(upstream: &HeaderMap, binding: &Binding) {
     let mask = Mask::new([SECRET.as_bytes()]);
-    let (back, masked) = rewrite::to_agent(upstream, binding, "/base/here?x", &mask);
+    let (back, masked) = rewrite::to_agent(upstream, binding, ("/base/here?x", Seen::AtEndpoint), &mask);
     const NEVER: [&str; 18] = [
         "connection",
         "keep-alive",

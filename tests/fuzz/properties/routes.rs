@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use percent_encoding::percent_decode;
+use postern::core::capture::Way;
 use postern::core::decide::{Ask, Decision, decide};
 use postern::core::message;
 use postern::core::request::{self, Head};
@@ -40,7 +41,8 @@ pub fn check(data: &[u8]) -> &'static str {
     let body = message::parse(br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#);
     let stream_target =
         sse::parts(path).filter(|(server, opaque)| (*server, *opaque) == ("old", OPAQUE)).map(|_| STREAM_TARGET);
-    let ask = Ask { head: &head, body: Some(&body), stream_target, session_givers: &[] };
+    let way = &Way::Endpoint;
+    let ask = Ask { way, interception: None, head: &head, body: Some(&body), stream_target, session_givers: &[] };
     let plan = match decide(&ROUTES, &ask) {
         Decision::Forward(plan) => plan,
         Decision::NotFound => return "local",
@@ -96,7 +98,7 @@ fn head(data: &[u8]) -> Option<Head> {
 
 /// No page of the web, whose name was made to lead here, may call.
 fn assert_is_local(head: &Head) {
-    let authorities = head.target.authority.iter().cloned();
+    let authorities = head.target.authority.iter().map(|(_, authority)| authority.clone());
     let value = |name: &str| head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let origin = value("origin").map(|origin| origin.split_once("://").map_or(origin.clone(), |(_, rest)| rest.into()));
     for authority in authorities.chain(value("host")).chain(origin) {
