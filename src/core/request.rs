@@ -83,10 +83,16 @@ pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>,
         return Err(HeadFault::NotHttp);
     }
     let start = from.saturating_sub(3);
+    let mut named = buffer.get(..start).is_some_and(|seen| seen.contains(&b'\n'));
     for at in memchr::memchr_iter(b'\n', buffer.get(start..).unwrap_or_default()).map(|at| at + start) {
         if at == 0 || buffer.get(at - 1) != Some(&b'\r') {
             return Err(Malformed("a line ends without CR"));
         }
+        // Other protocols begin with a line too, and may then wait for an answer.
+        if !named && !buffer.get(..at).is_some_and(|line| memchr::memmem::find(line, b" HTTP/").is_some()) {
+            return Err(HeadFault::NotHttp);
+        }
+        named = true;
         if at >= 3 && buffer.get(at - 3) == Some(&b'\r') && buffer.get(at - 2) == Some(&b'\n') {
             return if at + 1 > max { Err(HeadFault::TooLarge) } else { Ok(Some(at + 1)) };
         }
@@ -96,14 +102,18 @@ pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>,
 
 /// Reads a whole head, the empty line included. A tunnel is a fault.
 pub fn parse(head: &[u8]) -> Result<Head, HeadFault> {
-    match parse_any(head)? {
+    match read(head, false)? {
         Asked::Request(head) => Ok(head),
         Asked::Tunnel(_) => Err(HeadFault::Tunnel),
     }
 }
 
 /// Reads a whole head that is sent to a proxy: CONNECT is one of the requests there.
-pub fn parse_any(head: &[u8]) -> Result<Asked, HeadFault> {
+pub fn parse_for_proxy(head: &[u8]) -> Result<Asked, HeadFault> {
+    read(head, true)
+}
+
+fn read(head: &[u8], tunnels: bool) -> Result<Asked, HeadFault> {
     let text = head.strip_suffix(b"\r\n\r\n").ok_or(Malformed("the head has no end"))?;
     if text.contains(&0) {
         return Err(Malformed("a NUL byte in the head"));
@@ -115,7 +125,7 @@ pub fn parse_any(head: &[u8]) -> Result<Asked, HeadFault> {
         return Err(Malformed("Host must be there exactly once"));
     }
     if method == Method::CONNECT {
-        return tunnel(target, &headers).map(Asked::Tunnel);
+        return if tunnels { tunnel(target, &headers).map(Asked::Tunnel) } else { Err(HeadFault::Tunnel) };
     }
     let framing = framing(&headers)?;
     let head = Head { method, target: parse_target(target)?, headers, framing };

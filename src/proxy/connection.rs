@@ -101,9 +101,10 @@ struct Connection<'a, R, W> {
 
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R, W> {
     async fn run(&mut self) -> Went {
+        let tunnels = *self.way == Way::Proxy;
         loop {
             let times = &self.shared.settings.times;
-            let next = match self.inbound.head(&self.shared.settings.limits, times.idle, times.head).await {
+            let next = match self.inbound.head(tunnels, &self.shared.settings.limits, times.idle, times.head).await {
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
                     Some(passage) => return Went::Forward(passage, Box::new(head)),
                     None => self.exchange(&head).await,
@@ -124,11 +125,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
 
     /// CONNECT: what is bound is led to ourselves, and what may pass is dialled before it is promised.
     async fn tunnel(&mut self, place: Place) -> Went {
-        let verdict = match self.way {
-            Way::Proxy => judge(self.shared, &place.host),
-            Way::Endpoint | Way::Direct(_) => Err(Refusal::new(Reason::TunnelForbidden)),
-        };
-        match verdict {
+        match judge(self.shared, &place.host) {
             Ok(Verdict::Pass(pattern)) => Went::Tunnel(Passage { place, pattern }),
             Ok(Verdict::Terminate) => {
                 let said = timeout(self.shared.settings.times.head, self.out.tunnel_open()).await;
@@ -145,7 +142,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
     async fn overloaded(&mut self) {
         let limits = &self.shared.settings.limits;
         let second = Duration::from_secs(1);
-        if let Ok(asked) = self.inbound.head(limits, second, second).await {
+        if let Ok(asked) = self.inbound.head(*self.way == Way::Proxy, limits, second, second).await {
             let method = match &asked {
                 Asked::Request(head) => head.method.as_str(),
                 Asked::Tunnel(_) => "CONNECT",

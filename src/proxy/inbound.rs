@@ -56,7 +56,14 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
     }
 
     /// Reads the next head. Waits at most `idle` for its first byte and `head` for the rest.
-    pub(super) async fn head(&mut self, limits: &Limits, idle: Duration, head: Duration) -> Result<Asked, ReadFault> {
+    /// `tunnels`: CONNECT is one of the requests that may come.
+    pub(super) async fn head(
+        &mut self,
+        tunnels: bool,
+        limits: &Limits,
+        idle: Duration,
+        head: Duration,
+    ) -> Result<Asked, ReadFault> {
         if self.buffer.is_empty() {
             match timeout(idle, self.fill()).await {
                 Ok(Ok(1..)) => {}
@@ -66,7 +73,9 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         let read = timeout(head, self.rest_of_head(limits.head)).await;
         let end =
             read.map_err(|_| Refusal::because(Reason::MalformedHead, "the head did not come to its end in time"))??;
-        let asked = request::parse_any(self.buffer.get(..end).unwrap_or_default()).map_err(Refusal::from)?;
+        let bytes = self.buffer.get(..end).unwrap_or_default();
+        let asked = if tunnels { request::parse_for_proxy(bytes) } else { request::parse(bytes).map(Asked::Request) };
+        let asked = asked.map_err(Refusal::from)?;
         self.consume(end);
         Ok(asked)
     }

@@ -131,7 +131,7 @@ impl Upstreams {
             match connection.send(request, &pool).await {
                 Ok(incomer) => return Ok(incomer),
                 Err(SendFault { unsent: Some(unsent), .. }) if reused => request = unsent,
-                Err(fault) => return Err(Refusal::because(Reason::UpstreamUnreachable, fault.detail)),
+                Err(fault) => return Err(fault.refusal),
             }
         }
     }
@@ -253,16 +253,16 @@ impl Upstreams {
     }
 }
 
+/// What a connection's end means, without the parts that may quote the wire.
 fn broken(error: &hyper::Error) -> Refusal {
-    Refusal::because(Reason::UpstreamUnreachable, describe(error))
-}
-
-/// What hyper says of an error, without the parts that may quote the wire.
-fn describe(error: &hyper::Error) -> String {
     use std::error::Error as _;
-    let kind =
-        error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(|io| format!(": {}", io.kind()));
-    format!("{error}{}", kind.unwrap_or_default())
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    // With TLS 1.3 a server that wants a certificate of ours says so after the handshake.
+    if let Some(tls) = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return Refusal::because(Reason::UpstreamTls, tls);
+    }
+    let kind = io.map(|io| format!(": {}", io.kind())).unwrap_or_default();
+    Refusal::because(Reason::UpstreamUnreachable, format!("{error}{kind}"))
 }
 
 /// Counts an open connection for as long as it lives.
@@ -301,14 +301,14 @@ enum Connection {
 
 struct SendFault {
     unsent: Option<Sent>,
-    detail: String,
+    refusal: Refusal,
 }
 
 impl Connection {
     async fn send(self, request: Sent, pool: &Arc<Pool>) -> Result<Incomer, SendFault> {
         let fault = |mut error: hyper::client::conn::TrySendError<Sent>| SendFault {
             unsent: error.take_message(),
-            detail: describe(error.error()),
+            refusal: broken(error.error()),
         };
         match self {
             Self::Http1(mut connection) => {

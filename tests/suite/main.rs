@@ -11,6 +11,7 @@
 
 mod attacks;
 mod broker;
+mod captures;
 mod configs;
 mod controller;
 mod drain;

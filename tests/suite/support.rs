@@ -11,6 +11,7 @@ pub mod documents;
 pub mod evidence;
 pub mod files;
 pub mod frames;
+pub mod insider;
 pub mod message;
 pub mod observed;
 pub mod output;

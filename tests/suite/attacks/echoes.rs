@@ -53,7 +53,9 @@ async fn no_line_of_an_answer_carries_an_echo() {
         ] {
             capture.next(Answer::Raw(answer.clone().into_bytes(), End::KeepOpen));
             let seen = every_byte(&sidecar, Message::post("github", rpc::list(1))).await;
-            assert!(seen.ends_with(b"ok") || seen.ends_with(b"ok\r\n0\r\n\r\n"), "{}", seen.escape_ascii());
+            // A value that begins with k holds the second letter back for a moment.
+            let ends = [&b"ok"[..], b"ok\r\n0\r\n\r\n", b"o\r\n1\r\nk\r\n0\r\n\r\n"];
+            assert!(ends.iter().any(|end| seen.ends_with(end)), "{}", seen.escape_ascii());
             assert_nowhere(&secret, &seen, &answer);
         }
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::evidence;
@@ -31,9 +31,14 @@ pub enum Piece {
     Broken,
 }
 
+/// What a client may speak on: a socket, or TLS on one.
+pub trait Channel: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Channel for T {}
+
 /// A client connection.
 pub struct Agent {
-    socket: TcpStream,
+    socket: Box<dyn Channel>,
     host: String,
     buffer: Vec<u8>,
     rest: Rest,
@@ -44,12 +49,18 @@ impl Agent {
         let socket = within("a connection to the sidecar", TcpStream::connect(address)).await;
         let socket = socket.unwrap_or_else(|e| panic!("cannot connect to {address}: {e}"));
         socket.set_nodelay(true).expect("a fresh socket takes options");
-        Self { socket, host: address.to_string(), buffer: Vec::new(), rest: Rest::Nothing }
+        Self::over(socket, &address.to_string())
+    }
+
+    /// Speaks on a channel that is open already; `host` is what it puts into Host.
+    pub fn over(socket: impl Channel + 'static, host: &str) -> Self {
+        Self { socket: Box::new(socket), host: host.to_owned(), buffer: Vec::new(), rest: Rest::Nothing }
     }
 
     /// Sends literal bytes. A peer that has hung up already is not an error here.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ = within("the sidecar to take bytes", self.socket.write_all(bytes)).await;
+        let _ = within("the sidecar to take bytes", self.socket.flush()).await;
     }
 
     /// Sends a message and reads the whole response.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -145,14 +146,26 @@ impl Capture {
 
     /// The same with a leaf for other names, or an expired one.
     pub async fn with_leaf(protocol: Protocol, names: &[&str], expired: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let port = listener.local_addr().expect("a bound listener has an address").port();
         let authority = Authority::new();
         let tls = match protocol {
             Protocol::Plain => None,
-            Protocol::Tls => Some(TlsAcceptor::from(authority.server(names, &[b"http/1.1"], expired))),
-            Protocol::H2 => Some(TlsAcceptor::from(authority.server(names, &[b"h2"], expired))),
+            Protocol::Tls => Some(authority.server(names, &[b"http/1.1"], expired)),
+            Protocol::H2 => Some(authority.server(names, &[b"h2"], expired)),
         };
+        Self::serving(protocol, authority, tls).await
+    }
+
+    /// The same with TLS, for clients that show a certificate.
+    pub async fn for_the_certified() -> Self {
+        let authority = Authority::new();
+        let tls = authority.server_for_the_certified(&NAMES, &[b"http/1.1"]);
+        Self::serving(Protocol::Tls, authority, Some(tls)).await
+    }
+
+    async fn serving(protocol: Protocol, authority: Authority, tls: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let port = listener.local_addr().expect("a bound listener has an address").port();
+        let tls = tls.map(TlsAcceptor::from);
         let seen = Arc::new(Observed::new(Seen::default()));
         let rule: Arc<Rule> = Arc::new(Answer::result);
         let script = Arc::new(Script {

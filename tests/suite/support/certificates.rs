@@ -5,8 +5,11 @@ use std::sync::Arc;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
 
 /// The names every leaf is good for, unless a test asks for others.
 pub const NAMES: [&str; 4] = ["localhost", "127.0.0.1", "mcp.example.test", "other.example.test"];
@@ -48,12 +51,31 @@ impl Authority {
 
     /// A TLS server with a fresh leaf for `names`, offering `alpn`.
     pub fn server(&self, names: &[&str], alpn: &[&[u8]], expired: bool) -> Arc<ServerConfig> {
+        self.server_with(names, alpn, expired, WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// The same, which demands a certificate of its clients, from this authority.
+    pub fn server_for_the_certified(&self, names: &[&str], alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM")).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        self.server_with(names, alpn, false, verifier.expect("there is a root"))
+    }
+
+    fn server_with(
+        &self,
+        names: &[&str],
+        alpn: &[&[u8]],
+        expired: bool,
+        clients: Arc<dyn ClientCertVerifier>,
+    ) -> Arc<ServerConfig> {
         let (leaf, key) = self.leaf(names, expired);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider has TLS 1.2 and 1.3")
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
             .expect("key and certificate fit");
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

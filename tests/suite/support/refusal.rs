@@ -6,13 +6,15 @@ use super::message::Response;
 use super::sidecar::Sidecar;
 
 /// The closed list (design section 6): reason, HTTP status, JSON-RPC code.
-pub const CONTRACT: [(&str, u16, i32); 31] = [
+pub const CONTRACT: [(&str, u16, i32); 34] = [
     ("unbound_server", 403, -31403),
+    ("unbound_host", 403, -31403),
     ("not_mcp", 403, -31403),
     ("not_http", 403, -31403),
     ("tunnel_forbidden", 403, -31403),
     ("path_outside_binding", 403, -31403),
     ("authority_mismatch", 421, -31421),
+    ("agent_tls", 403, -31403),
     ("origin_forbidden", 403, -31403),
     ("stdio_unsupported", 403, -31403),
     ("no_credential", 403, -31403),
@@ -31,6 +33,7 @@ pub const CONTRACT: [(&str, u16, i32); 31] = [
     ("head_too_large", 431, -31413),
     ("overloaded", 503, -31503),
     ("draining", 503, -31503),
+    ("restart_required", 503, -31503),
     ("session_foreign", 404, -31404),
     ("address_forbidden", 502, -31502),
     ("upstream_tls", 502, -31502),

@@ -139,7 +139,8 @@ impl Builder {
             text.parse().unwrap_or_else(|_| panic!("{field} is not an address: {text}"))
         };
         let (endpoint, admin) = (address("endpoint"), address("admin"));
-        Sidecar { files, process, endpoint, admin, scrapes: Mutex::default(), secrets: self.secrets }
+        let captured = listening.get("capture").map(|_| address("capture"));
+        Sidecar { files, process, endpoint, admin, captured, scrapes: Mutex::default(), secrets: self.secrets }
     }
 }
 
@@ -149,6 +150,7 @@ pub struct Sidecar {
     process: Process,
     endpoint: SocketAddr,
     admin: SocketAddr,
+    captured: Option<SocketAddr>,
     scrapes: Mutex<Vec<u8>>,
     secrets: Known,
 }
@@ -194,6 +196,11 @@ impl Sidecar {
 
     pub fn endpoint(&self) -> SocketAddr {
         self.endpoint
+    }
+
+    /// Where a proxy or redirect capture listens.
+    pub fn captured(&self) -> SocketAddr {
+        self.captured.expect("the sidecar captures")
     }
 
     pub fn admin_address(&self) -> SocketAddr {
