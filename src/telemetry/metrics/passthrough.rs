@@ -1,6 +1,6 @@
 //! Connections that are led to a host without a credential.
 
-use prometheus::{HistogramVec, IntCounterVec, IntGauge};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
 
 use super::{Maker, Metrics, MetricsError, STREAM_BUCKETS};
 
@@ -8,28 +8,27 @@ use super::{Maker, Metrics, MetricsError, STREAM_BUCKETS};
 #[derive(Debug)]
 pub(super) struct Passthrough {
     open: IntGauge,
-    bytes: IntCounterVec,
-    seconds: HistogramVec,
+    to_host: IntCounter,
+    to_agent: IntCounter,
+    seconds: Histogram,
 }
 
 impl Passthrough {
     pub(super) fn new(m: &Maker) -> Result<Self, MetricsError> {
+        let bytes = m.counter(
+            "postern_passthrough_bytes_total",
+            "Bytes of ended passthrough connections, to_host or to_agent",
+            &["direction"],
+        )?;
+        let seconds = HistogramOpts::new("postern_passthrough_seconds", "How long passthrough connections stayed open");
         Ok(Self {
             open: m.add(IntGauge::new(
                 "postern_passthrough_connections",
                 "Connections to passthrough hosts open now; without a credential",
             ))?,
-            bytes: m.counter(
-                "postern_passthrough_bytes_total",
-                "Bytes of ended passthrough connections, to_host or to_agent",
-                &["direction"],
-            )?,
-            seconds: m.histogram(
-                "postern_passthrough_seconds",
-                "How long passthrough connections stayed open",
-                &[],
-                &STREAM_BUCKETS,
-            )?,
+            to_host: bytes.with_label_values(&["to_host"]),
+            to_agent: bytes.with_label_values(&["to_agent"]),
+            seconds: m.add(Histogram::with_opts(seconds.buckets(STREAM_BUCKETS.to_vec())))?,
         })
     }
 }
@@ -43,8 +42,8 @@ impl Metrics {
     /// It ended, after so many bytes to the host and to the agent.
     pub fn passthrough_closed(&self, to_host: u64, to_agent: u64, seconds: f64) {
         self.passthrough.open.dec();
-        self.passthrough.bytes.with_label_values(&["to_host"]).inc_by(to_host);
-        self.passthrough.bytes.with_label_values(&["to_agent"]).inc_by(to_agent);
-        self.passthrough.seconds.with_label_values(&[] as &[&str]).observe(seconds);
+        self.passthrough.to_host.inc_by(to_host);
+        self.passthrough.to_agent.inc_by(to_agent);
+        self.passthrough.seconds.observe(seconds);
     }
 }
