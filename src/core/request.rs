@@ -89,7 +89,7 @@ pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>,
             return Err(Malformed("a line ends without CR"));
         }
         // Other protocols begin with a line too, and may then wait for an answer.
-        if !named && !buffer.get(..at).is_some_and(|line| memchr::memmem::find(line, b" HTTP/").is_some()) {
+        if !named && buffer.get(..at).is_none_or(|line| memchr::memmem::find(line, b" HTTP/").is_none()) {
             return Err(HeadFault::NotHttp);
         }
         named = true;

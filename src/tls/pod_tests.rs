@@ -6,6 +6,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::super::client::{parse_bundle, provider};
 use super::*;
+use crate::runtime::clock;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -32,7 +33,7 @@ fn leaf_of(authority: &Authority, name: &str, now: SystemTime) -> CertificateDer
 
 #[test]
 fn it_is_good_for_its_hosts_and_no_others() {
-    let now = SystemTime::now();
+    let now = clock::wall();
     let cases: [(&[&str], &[&str], &[&str]); 4] = [
         (&["api.example.com"], &["api.example.com"], &["example.com", "evil.example", "10.0.0.1", "2001:db8::1"]),
         (&["10.0.0.1"], &["10.0.0.1"], &["10.0.0.2", "api.example.com", "2001:db8::1"]),
@@ -56,7 +57,7 @@ fn it_is_good_for_its_hosts_and_no_others() {
 
 #[test]
 fn a_host_has_one_leaf_until_it_is_due() {
-    let now = SystemTime::now();
+    let now = clock::wall();
     let pod = made(&["a.example", "b.example"], now);
     let first = pod.settings(&host("a.example"), now).unwrap();
     assert!(Arc::ptr_eq(&first, &pod.settings(&host("a.example"), now + 30 * DAY).unwrap()));
@@ -70,7 +71,7 @@ fn a_host_has_one_leaf_until_it_is_due() {
 
 #[test]
 fn the_bundle_has_all_that_an_agent_may_trust() {
-    let now = SystemTime::now();
+    let now = clock::wall();
     let pod = made(&["a.example"], now);
     let corporate = Authority::new("corporate", DAY, now).unwrap();
     let bundle = pod.bundle(corporate.certificate().as_bytes()).unwrap();

@@ -8,6 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 
 use super::{NAME, OTHER, Scene};
+use crate::support::answer::{End, Framing};
 use crate::support::insider::{Trust, connect, tunnel};
 use crate::support::observed::within;
 use crate::support::{Answer, Protocol, rpc};
@@ -16,7 +17,7 @@ type Client = SendRequest<Full<Bytes>>;
 
 async fn client(scene: &Scene, kind: &str) -> Client {
     let socket = match kind {
-        "proxy" => tunnel(&scene.sidecar, &scene.place()).await.ok().expect("a tunnel"),
+        "proxy" => tunnel(&scene.sidecar, &scene.place()).await.expect("a tunnel"),
         _ => connect(&scene.sidecar).await,
     };
     let trust = Trust::in_pod(&scene.sidecar).offering(&["h2", "http/1.1"]);
@@ -28,8 +29,7 @@ async fn client(scene: &Scene, kind: &str) -> Client {
     sender
 }
 
-fn call(place: &str, body: String) -> http::request::Builder {
-    let _ = body;
+fn call(place: &str) -> http::request::Builder {
     Request::post(format!("https://{place}/mcp")).header("content-type", "application/json")
 }
 
@@ -43,7 +43,7 @@ async fn text(response: Response<Incoming>) -> String {
 }
 
 fn list(place: &str, number: u64) -> Request<Full<Bytes>> {
-    call(place, String::new()).body(Full::from(rpc::list(number))).expect("a request")
+    call(place).body(Full::from(rpc::list(number))).expect("a request")
 }
 
 #[tokio::test]
@@ -78,11 +78,7 @@ async fn refusals_are_answers_of_their_streams() {
     let foreign = format!("{OTHER}:{}", scene.capture.port());
     let rows = [
         (list(&foreign, 1), 421, "authority_mismatch"),
-        (
-            call(&place, String::new()).header("host", &foreign).body(Full::from(rpc::list(1))).unwrap(),
-            421,
-            "authority_mismatch",
-        ),
+        (call(&place).header("host", &foreign).body(Full::from(rpc::list(1))).unwrap(), 421, "authority_mismatch"),
         (Request::get(format!("https://{place}/mcp")).body(Full::default()).unwrap(), 403, "not_mcp"),
         (
             Request::post(format!("https://{place}/other"))
@@ -108,8 +104,8 @@ async fn refusals_are_answers_of_their_streams() {
             421,
             "authority_mismatch",
         ),
-        (call(&place, String::new()).body(Full::from("[]")).unwrap(), 400, "bad_json_rpc"),
-        (call(&place, String::new()).body(Full::from(vec![b' '; 5 << 20])).unwrap(), 413, "body_too_large"),
+        (call(&place).body(Full::from("[]")).unwrap(), 400, "bad_json_rpc"),
+        (call(&place).body(Full::from(vec![b' '; 5 << 20])).unwrap(), 413, "body_too_large"),
     ];
     for (request, status, reason) in rows {
         let shown = format!("{request:?}").chars().take(160).collect::<String>();
@@ -158,7 +154,6 @@ async fn a_stream_given_up_ends_upstream_alone() {
 /// An answer that the server breaks off must not look whole.
 #[tokio::test]
 async fn a_broken_answer_is_seen_to_be_broken() {
-    use crate::support::answer::{End, Framing};
     let scene = Scene::start("redirect", Protocol::Tls).await;
     let mut client = client(&scene, "redirect").await;
     let (stream, answer) = Answer::stream(&[("Content-Type", "application/json")], Framing::Chunked);
@@ -190,7 +185,7 @@ async fn the_shutdown_lets_calls_finish() {
     let request = scene.capture.request(0).await;
     scene.sidecar.terminate();
     scene.sidecar.diagnostic("draining").await;
-    later.send(Answer::result(&request)).ok().expect("awaited");
+    assert!(later.send(Answer::result(&request)).is_ok(), "awaited");
     let response = asked.await.expect("an answer");
     assert_eq!(response.status(), 200);
     assert!(text(response).await.contains("result"));

@@ -28,15 +28,15 @@ async fn names_that_disagree_are_refused() {
     let place = scene.place();
     // CONNECT against its Host.
     for lines in [format!("Host: {OTHER}\r\n"), format!("Host: {NAME}:1\r\n"), "Host: \r\n".to_owned()] {
-        let refused = tunnel_with(&scene.sidecar, &place, &lines).await.err().expect("no tunnel");
+        let refused = tunnel_with(&scene.sidecar, &place, &lines).await.expect_err("no tunnel");
         assert_eq!((refused.status, refused.reason()), (421, Some("authority_mismatch")), "{lines}");
     }
     for lines in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nContent-Length: 1\r\n"] {
-        let refused = tunnel_with(&scene.sidecar, &place, lines).await.err().expect("no tunnel");
+        let refused = tunnel_with(&scene.sidecar, &place, lines).await.expect_err("no tunnel");
         assert_eq!((refused.status, refused.reason()), (400, Some("malformed_head")), "{lines}");
     }
     // CONNECT against the name in TLS.
-    let socket = tunnel(&scene.sidecar, &place).await.ok().expect("a tunnel");
+    let socket = tunnel(&scene.sidecar, &place).await.expect("a tunnel");
     assert!(Trust::in_pod(&scene.sidecar).shake(socket, OTHER).await.is_err());
     scene.sidecar.next_access("SNI", |line| line["http"] == "TLS" && line["reason"] == "authority_mismatch").await;
     // The name in TLS against Host, in both captures; the connection is good for the right name still.
@@ -53,7 +53,7 @@ async fn names_that_disagree_are_refused() {
         agent.ask(post(rpc::list(2))).await.assert_ok();
     }
     // Another port than the tunnel's.
-    let socket = tunnel(&scene.sidecar, &format!("{NAME}:443")).await.ok().expect("the host is bound");
+    let socket = tunnel(&scene.sidecar, &format!("{NAME}:443")).await.expect("the host is bound");
     let stream = Trust::in_pod(&scene.sidecar).shake(socket, NAME).await.expect("believed");
     let mut agent = crate::support::Agent::over(stream, &place);
     agent.ask(post(rpc::list(1))).await.assert_refused("authority_mismatch");
@@ -70,7 +70,7 @@ async fn hidden_and_missing_names_are_refused() {
         let unnamed = hello_of("127.0.0.1");
         for hello in [hello, unnamed] {
             let mut socket = match kind {
-                "proxy" => tunnel(&scene.sidecar, &scene.place()).await.ok().expect("a tunnel"),
+                "proxy" => tunnel(&scene.sidecar, &scene.place()).await.expect("a tunnel"),
                 _ => connect(&scene.sidecar).await,
             };
             socket.write_all(&hello).await.expect("a fresh socket");
@@ -121,7 +121,7 @@ async fn tls_that_fails_is_told() {
     for kind in ["proxy", "redirect"] {
         let scene = Scene::start(kind, Protocol::Tls).await;
         let open = async || match kind {
-            "proxy" => tunnel(&scene.sidecar, &scene.place()).await.ok().expect("a tunnel"),
+            "proxy" => tunnel(&scene.sidecar, &scene.place()).await.expect("a tunnel"),
             _ => connect(&scene.sidecar).await,
         };
         let mut socket = open().await;

@@ -18,7 +18,7 @@ async fn tls_passes_byte_for_byte() {
         let scene = Scene::with(kind, Protocol::Tls, json!([OTHER]), |binding| binding).await;
         let place = format!("{OTHER}:{}", free.port());
         let socket = match kind {
-            "proxy" => tunnel(&scene.sidecar, &place).await.ok().expect("a tunnel"),
+            "proxy" => tunnel(&scene.sidecar, &place).await.expect("a tunnel"),
             // A redirected connection tells its port to the kernel alone, and none was redirected here.
             _ => continue,
         };
@@ -91,7 +91,7 @@ async fn addresses_are_checked() {
         ("169.254.169.254", "address_forbidden"),
         ("none.example.test", "upstream_unreachable"),
     ] {
-        let refused = tunnel(&sidecar, &format!("{host}:80")).await.err().expect("no tunnel");
+        let refused = tunnel(&sidecar, &format!("{host}:80")).await.expect_err("no tunnel");
         assert_eq!((refused.status, refused.reason()), (502, Some(reason)), "{host}");
         let mut agent = Agent::connect(sidecar.captured()).await;
         let plain = Message::new("GET", &format!("http://{host}/")).host(host);
@@ -105,12 +105,12 @@ async fn a_passage_ends_with_its_sides() {
     let free = Capture::start(Protocol::Plain).await;
     let scene = Scene::with("proxy", Protocol::Tls, json!([OTHER]), |binding| binding).await;
     let place = format!("{OTHER}:{}", free.port());
-    let mut socket = tunnel(&scene.sidecar, &place).await.ok().expect("a tunnel");
+    let mut socket = tunnel(&scene.sidecar, &place).await.expect("a tunnel");
     free.seen().until("a connection", |seen| (seen.connections.len() == 1).then_some(())).await;
     socket.write_all(b"GE").await.expect("open");
     drop(socket);
     free.closed(0).await;
-    let mut socket = tunnel(&scene.sidecar, &place).await.ok().expect("a tunnel");
+    let mut socket = tunnel(&scene.sidecar, &place).await.expect("a tunnel");
     scene.sidecar.terminate();
     within("the end of the tunnel", socket.read(&mut [0])).await.ok();
     assert!(scene.sidecar.exit().await.success());

@@ -30,7 +30,7 @@ async fn calls_inside_a_tunnel_get_the_credential() {
 #[tokio::test]
 async fn a_tunnel_may_hold_plain_http() {
     let scene = Scene::start("proxy", Protocol::Tls).await;
-    let socket = tunnel(&scene.sidecar, &scene.place()).await.ok().expect("a tunnel");
+    let socket = tunnel(&scene.sidecar, &scene.place()).await.expect("a tunnel");
     let mut agent = Agent::over(socket, &scene.place());
     agent.ask(post(rpc::list(1))).await.assert_ok();
     scene.assert_served_once();
@@ -62,7 +62,7 @@ async fn an_unbound_host_gets_no_tunnel() {
     let scene = Scene::start("proxy", Protocol::Tls).await;
     let other = format!("{}:{}", super::OTHER, scene.capture.port());
     for place in [other.as_str(), "127.0.0.1:443", "[::1]:443", "169.254.169.254:80"] {
-        let refused = tunnel(&scene.sidecar, place).await.err().expect("no tunnel");
+        let refused = tunnel(&scene.sidecar, place).await.expect_err("no tunnel");
         assert_eq!((refused.status, refused.reason()), (403, Some("unbound_host")), "{place}");
         assert!(refused.text().contains("CredentialBinding"), "{}", refused.text());
         let line = scene.sidecar.next_access("unbound_host", |line| line["reason"] == "unbound_host").await;
@@ -80,7 +80,7 @@ async fn a_host_bound_later_needs_a_restart_for_tls_alone() {
     scene.sidecar.files().add(&later.token(&secret));
     scene.sidecar.until_served("later", &["unbound_server"]).await;
     let place = format!("{}:{}", super::OTHER, scene.capture.port());
-    let refused = tunnel(&scene.sidecar, &place).await.err().expect("no tunnel");
+    let refused = tunnel(&scene.sidecar, &place).await.expect_err("no tunnel");
     assert_eq!((refused.status, refused.reason()), (503, Some("restart_required")));
     let before = scene.capture.count();
     let mut agent = Agent::connect(scene.sidecar.captured()).await;
@@ -152,7 +152,7 @@ async fn nothing_is_to_be_logged_in_to() {
 async fn the_files_are_written_before_the_sidecar_listens() {
     let (scene, corporate) = (Scene::start("proxy", Protocol::Tls).await, Capture::start(Protocol::Tls).await);
     for file in ["ca.pem", "ca-bundle.pem"] {
-        let socket = tunnel(&scene.sidecar, &scene.place()).await.ok().expect("a tunnel");
+        let socket = tunnel(&scene.sidecar, &scene.place()).await.expect("a tunnel");
         Trust::in_file(&scene.sidecar, file).shake(socket, super::NAME).await.expect("believed");
     }
     let builder = Sidecar::for_research()

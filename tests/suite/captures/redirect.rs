@@ -57,7 +57,7 @@ async fn other_protocols_are_closed_and_counted() {
 async fn an_unbound_host_is_denied() {
     let scene = Scene::start("redirect", Protocol::Tls).await;
     let refused = Trust::in_pod(&scene.sidecar).shake(connect(&scene.sidecar).await, OTHER).await;
-    let error = refused.err().expect("no handshake").to_string();
+    let error = refused.expect_err("no handshake").to_string();
     assert!(error.contains("AccessDenied"), "{error}");
     let line = scene.sidecar.next_access("unbound_host", |line| line["reason"] == "unbound_host").await;
     assert_eq!(line["detail"], OTHER, "{line}");
