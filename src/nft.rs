@@ -11,3 +11,6 @@ pub mod rules;
 mod expression;
 mod message;
 mod socket;
+
+#[cfg(test)]
+mod message_tests;

@@ -59,6 +59,12 @@ const KIND_MASK: u16 = 0x3fff;
 pub(super) struct Attributes(Vec<u8>);
 
 impl Attributes {
+    /// As they go out.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Adds one; values are padded to whole words.
     pub(super) fn put(mut self, kind: u16, value: &[u8]) -> Self {
         // Nothing here is near 64 KiB: lists are bounded before they become rules.
