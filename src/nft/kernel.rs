@@ -86,20 +86,17 @@ pub fn write(table: &Table) -> Result<(), NftError> {
     let batch = message::replace(table);
     let socket = Socket::open().map_err(refused(NETLINK))?;
     socket.send(&batch.bytes).map_err(refused(NETLINK))?;
-    loop {
-        let bytes = socket.receive().map_err(refused(NETLINK))?;
-        for answer in message::answers(&bytes).ok_or(NftError::Answer("a result was expected"))? {
-            match answer {
-                Answer::Result(sequence, 0) if sequence == batch.last() => return Ok(()),
-                Answer::Result(sequence, code) if code != 0 => {
-                    // Nothing is before the first one: that is the whole, which the kernel did not look at.
-                    let place = usize::try_from(sequence).ok().and_then(|sequence| sequence.checked_sub(1));
-                    let what = place.and_then(|place| batch.tells.get(place)).map_or(NETLINK, String::as_str);
-                    return Err(NftError::Refused { what: what.to_owned(), error: Errno::from_raw_os_error(code) });
-                }
-                _ => return Err(NftError::Answer("a result was expected")),
-            }
+    // The first result is that of what failed first, or of the last message: only that is asked for one.
+    let bytes = socket.receive().map_err(refused(NETLINK))?;
+    match message::answers(&bytes).and_then(|answers| answers.into_iter().next()) {
+        Some(Answer::Result(sequence, 0)) if sequence == batch.last() => Ok(()),
+        Some(Answer::Result(sequence, code)) if code != 0 => {
+            // Nothing is before the first one: that is the whole, which the kernel did not look at.
+            let place = usize::try_from(sequence).ok().and_then(|sequence| sequence.checked_sub(1));
+            let what = place.and_then(|place| batch.tells.get(place)).map_or(NETLINK, String::as_str);
+            Err(NftError::Refused { what: what.to_owned(), error: Errno::from_raw_os_error(code) })
         }
+        _ => Err(NftError::Answer("a result was expected")),
     }
 }
 
@@ -119,12 +116,15 @@ fn is_machine() -> bool {
     Path::new("/proc/sys/net/core/netdev_max_backlog").exists()
 }
 
+/// Its expressions, `None` among them for one that we never write.
+type FoundRule = Vec<Option<Expression>>;
+
 /// What the kernel holds under our table's name.
 #[derive(Debug, Default)]
 struct Found {
     /// Whether there is a table, and whether it is in force.
     awake: Option<bool>,
-    chains: BTreeMap<String, (ChainHead, Vec<Vec<Option<Expression>>>)>,
+    chains: BTreeMap<String, (ChainHead, Vec<FoundRule>)>,
 }
 
 fn read() -> Result<Found, NftError> {
@@ -207,7 +207,7 @@ impl Found {
             if *head != ChainHead::of(chain) {
                 told.push(format!("chain {name} has another type, hook, priority or policy"));
             }
-            let same = |found: &Vec<Option<Expression>>, rule: &Rule| {
+            let same = |found: &FoundRule, rule: &Rule| {
                 found.iter().map(Option::as_ref).eq(Expression::of(rule).iter().map(Some))
             };
             let wrong = chain

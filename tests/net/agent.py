@@ -57,6 +57,20 @@ def raw(host: str, protocol: str) -> str:
     return "sent"
 
 
+def join(group: str) -> str:
+    """Becomes a member of a group, which the kernel tells to the routers."""
+    version = 6 if ":" in group else 4
+    member = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+    interface = socket.if_nametoindex("eth0")
+    if version == 6:
+        wanted = socket.inet_pton(socket.AF_INET6, group) + interface.to_bytes(4, sys.byteorder)
+        member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, wanted)
+    else:
+        wanted = socket.inet_aton(group) + bytes(4) + interface.to_bytes(4, sys.byteorder)
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, wanted)
+    return "joined"
+
+
 def forge(mine: str, foreign: str, to: str) -> str:
     """A packet that seems to come from outside, then one of our own to where it seems to come from."""
     theirs = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -135,7 +149,7 @@ def relay(here: str, there: str, port: str) -> None:
 
 
 if __name__ == "__main__":
-    what = {function.__name__: function for function in [tcp, udp, ping, raw, forge, pour, hold, serve, relay]}
+    what = {function.__name__: function for function in [tcp, udp, ping, raw, join, forge, pour, hold, serve, relay]}
     try:
         outcome = what[sys.argv[1]](*sys.argv[2:])
     except TimeoutError:

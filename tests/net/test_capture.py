@@ -11,12 +11,14 @@ from world import (
     OTHER_RESOLVER,
     POD,
     PROBE,
+    PYTHON,
     RESOLVER,
     ROOT,
     SERVER,
     SIDECAR,
     SKIPPED,
     SKIPPED_PORT,
+    Pod,
     WorldTest,
     run,
     said,
@@ -69,10 +71,21 @@ class Capture(WorldTest):
     def test_another_users_number_in_a_namespace_of_ones_own_is_not_the_sidecars(self) -> None:
         pod = self.pod(*EXCEPTIONS)
         pod.sidecar()
-        program = ["python3", "-I", pod.tools / "agent.py", "tcp", SERVER[4], 443]
+        program = [PYTHON, "-I", pod.tools / "agent.py", "tcp", SERVER[4], 443]
         unshare = ["unshare", "--user", f"--map-user={SIDECAR}"]
         done = pod.start(*unshare, *program)
         self.assertEqual(done.communicate()[0].strip(), f'"captured {SERVER[4]}:443"')
+
+    def test_a_pod_with_users_of_its_own_is_captured_by_their_numbers(self) -> None:
+        pod = Pod(self.tools, own_users=True)
+        self.addCleanup(pod.end)
+        pod.init_net(*EXCEPTIONS)
+        pod.sidecar("--self-test")
+        for family in FAMILIES:
+            for uid in [AGENT, ROOT]:
+                self.assertEqual(pod.act("tcp", SERVER[family], 443, uid=uid), f"captured {end(SERVER[family], 443)}")
+            self.assertEqual(pod.act("udp", SERVER[family], 443), "EPERM")
+            self.assertEqual(pod.act("tcp", SERVER[family], 443, uid=SIDECAR), f"outside {SERVER[family]}")
 
     def test_inside_the_pod_nothing_changes(self) -> None:
         pod = self.pod(*EXCEPTIONS)
@@ -137,6 +150,17 @@ class Guard(WorldTest):
             self.assertEqual(pod.act("forge", POD[6], SERVER[6], to), "EPERM EPERM", to)
         self.assertEqual(pod.left(), [])
 
+    def test_what_the_kernel_sends_for_others_has_no_owner_and_does_not_leave(self) -> None:
+        """Some kinds of sockets send from another that the kernel opens; a tunnel does so, too, and is easily made."""
+        pod = self.pod(*EXCEPTIONS)
+        remote = ["remote", SERVER[4], "dstport", 9999, "dev", "eth0"]
+        pod.root("ip", "link", "add", "tunnel0", "type", "vxlan", "id", 7, *remote)
+        pod.root("ip", "link", "set", "tunnel0", "up")
+        pod.root("ip", "address", "add", "10.99.0.1/24", "dev", "tunnel0")
+        # Now the kernel looks for a neighbour, at the tunnel's other end.
+        self.assertEqual(pod.act("raw", "10.99.0.2", 253, uid=SIDECAR, capability="net_raw"), "sent")
+        self.assertEqual(pod.left(), [])
+
     def test_ports_and_networks_that_are_skipped(self) -> None:
         pod = self.pod(*EXCEPTIONS)
         pod.sidecar()
@@ -152,7 +176,7 @@ class Guard(WorldTest):
         pod.sidecar()
         pod.serve(8080)
         for family in FAMILIES:
-            agent = ["python3", "-I", pod.tools / "agent.py"]
+            agent = [PYTHON, "-I", pod.tools / "agent.py"]
             self.assertEqual(run(*agent, "tcp", POD[family], 8080).stdout, '"inside"\n')
             self.assertEqual(run(*agent, "udp", POD[family], 8080).stdout, '"inside"\n')
             self.assertEqual(run(*agent, "ping", POD[family]).stdout, '"answered"\n')
@@ -165,7 +189,7 @@ class Guard(WorldTest):
         for family, beyond in [(4, "192.0.2.77"), (6, "2001:db8:9::77")]:
             run("ip", f"-{family}", "route", "add", beyond, "via", POD[family])
             self.addCleanup(run, "ip", f"-{family}", "route", "delete", beyond, check=False)
-            self.assertEqual(run("python3", "-I", pod.tools / "agent.py", "raw", beyond, 253).stdout, '"sent"\n')
+            self.assertEqual(run(PYTHON, "-I", pod.tools / "agent.py", "raw", beyond, 253).stdout, '"sent"\n')
             self.assertEqual(pod.left(), [])
 
 
@@ -180,8 +204,18 @@ class Alive(WorldTest):
                 pod.root("ip", f"-{family}", "neighbour", "flush", "dev", "eth0")
                 self.assertEqual(pod.act("tcp", SERVER[family], 443, uid=SIDECAR), f"outside {SERVER[family]}")
                 run("ip", f"-{family}", "neighbour", "flush", "dev", pod.interface)
-                said = run("python3", "-I", pod.tools / "agent.py", "tcp", POD[family], 8080).stdout
+                said = run(PYTHON, "-I", pod.tools / "agent.py", "tcp", POD[family], 8080).stdout
                 self.assertEqual(said, '"inside"\n')
+
+    def test_routers_hear_of_groups(self) -> None:
+        for group in ["239.1.2.3", "ff05::1:3"]:
+            pod = self.pod(*EXCEPTIONS)
+            pod.left()
+            before = pod.wire.memberships
+            self.assertEqual(pod.act("join", group), "joined")
+            with pod.wire.news:
+                self.assertTrue(pod.wire.news.wait_for(lambda: pod.wire.memberships > before, 10), group)
+            pod.end()
 
     def test_what_a_closed_connection_has_still_to_send_is_sent(self) -> None:
         pod = self.pod(*EXCEPTIONS)

@@ -15,7 +15,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import unittest
@@ -24,6 +23,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 AGENT, SIDECAR, ROOT = 1000, 64321, 0
 FAMILIES = [4, 6]
+# Every user may run it.
+PYTHON = os.environ["POSTERN_PYTHON"]
 PROBE = {4: "192.0.2.103", 6: "2001:db8::103"}
 REDIRECT = 15103
 
@@ -122,6 +123,7 @@ class Wire:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
         self.socket.bind((interface, 3))
         self.seen: list[str] = []
+        self.memberships = 0  # of groups, as the kernel tells them to routers
         self.marks: set[int] = set()
         self.news = threading.Condition()
         threading.Thread(target=self.watch, daemon=True).start()
@@ -144,11 +146,13 @@ class Wire:
             address = socket.inet_ntop(socket.AF_INET6, packet[24:40])
             # What the kernel says to its neighbours, with and without the header that asks routers to look.
             if protocol in (0, 58) and (protocol == 0 or packet[40] in range(130, 144)):
+                self.memberships += protocol == 0
                 return
         else:
             return  # ARP
         if protocol == 2:
-            return  # IGMP, of the kernel's
+            self.memberships += 1
+            return
         if protocol in (6, 17):
             source, port = struct.unpack("!HH", packet[header : header + 4])
             if protocol == 17 and port == MARK:
@@ -169,23 +173,27 @@ class Wire:
 class Pod:
     """A pod's network, with nothing in it."""
 
-    def __init__(self, tools: Path, families: tuple[int, ...] = (4, 6)) -> None:
-        self.tools = tools
+    def __init__(self, tools: Path, families: tuple[int, ...] = (4, 6), own_users: bool = False) -> None:
+        """With users of its own, as `hostUsers: false` makes it, its root is nobody outside."""
+        self.tools, self.own_users = tools, own_users
         self.processes: list[subprocess.Popen[str]] = []
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"],
+            ["unshare", "--net", *(["--user"] if own_users else []), "sh", "-c", "echo; exec sleep infinity"],
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=end_with_us,
         )
         self.holder.stdout.readline()
+        if own_users:
+            for kind in ["uid_map", "gid_map"]:
+                Path(f"/proc/{self.holder.pid}/{kind}").write_text("0 1000000 65536")
         self.interface = f"pod{secrets.token_hex(3)}"
         peer = ["peer", "name", "eth0", "netns", self.holder.pid]
         run("ip", "link", "add", self.interface, "type", "veth", *peer)
         # An address is usable at once; no mistakes of others are to be found here.
         for settings in ["conf/default/accept_dad", "conf/all/accept_dad", "conf/eth0/accept_dad"]:
             self.root("sh", "-c", f"echo 0 >/proc/sys/net/ipv6/{settings}")
-        self.root("sh", "-c", "echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")
+        self.root("sh", "-c", "echo 0 65535 >/proc/sys/net/ipv4/ping_group_range")
         Path(f"/proc/sys/net/ipv6/conf/{self.interface}/accept_dad").write_text("0")
         run("ip", "link", "set", self.interface, "up")
         self.root("ip", "link", "set", "lo", "up")
@@ -199,7 +207,8 @@ class Pod:
         self.wire = Wire(self.interface)
 
     def inside(self) -> list[str]:
-        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
+        user = [f"--user=/proc/{self.holder.pid}/ns/user"] if self.own_users else []
+        return ["nsenter", *user, f"--net=/proc/{self.holder.pid}/ns/net"]
 
     def root(self, *command: object, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """With every capability, as whoever makes the pod."""
@@ -217,7 +226,7 @@ class Pod:
 
     def act(self, *what: object, uid: int = AGENT, capability: str = "") -> str:
         """What comes of one thing that a process of the pod does."""
-        program = [sys.executable, "-I", self.tools / "agent.py", *what]
+        program = [PYTHON, "-I", self.tools / "agent.py", *what]
         return json.loads(run(*self.inside(), *user(uid, capability), *program).stdout.splitlines()[-1])
 
     def start(self, *command: object, uid: int = AGENT) -> subprocess.Popen[str]:
@@ -237,7 +246,7 @@ class Pod:
         return process
 
     def agent(self, *what: object, uid: int = AGENT) -> subprocess.Popen[str]:
-        return self.start(sys.executable, "-I", self.tools / "agent.py", *what, uid=uid)
+        return self.start(PYTHON, "-I", self.tools / "agent.py", *what, uid=uid)
 
     def sidecar(self, *arguments: str) -> subprocess.Popen[str]:
         """The listener where captured connections arrive, as the sidecar's user."""
@@ -254,7 +263,7 @@ class Pod:
         """What has come out since it was last asked."""
         # The sidecar's user may send anywhere, with these rules and without.
         program = f"import socket as s; u = s.socket(type=s.SOCK_DGRAM); u.sendto(b'', ('{NODE[4]}', {MARK})); print(u.getsockname()[1])"
-        mark = run(*self.inside(), *user(SIDECAR), sys.executable, "-I", "-c", program).stdout
+        mark = run(*self.inside(), *user(SIDECAR), PYTHON, "-I", "-c", program).stdout
         return self.wire.until(int(mark))
 
     def end(self) -> None:
