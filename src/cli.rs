@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod controller;
 mod demo;
+mod init_net;
 mod inject;
 mod injection;
 mod sidecar;
@@ -51,6 +52,7 @@ enum Command {
     Sidecar(sidecar::Args),
     Broker(Box<broker::Args>),
     Controller(Box<controller::Args>),
+    InitNet(init_net::Args),
     Check(Box<check::Args>),
     Inject(Box<inject::Args>),
     Demo(demo::Args),
@@ -62,6 +64,7 @@ pub fn run() -> ExitCode {
         Command::Sidecar(args) => sidecar::run(&args),
         Command::Broker(args) => broker::run(&args),
         Command::Controller(args) => controller::run(&args),
+        Command::InitNet(args) => init_net::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Demo(args) => demo::run(&args),

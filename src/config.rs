@@ -2,5 +2,6 @@
 
 pub mod broker;
 pub mod controller;
+pub mod init_net;
 mod service;
 pub mod sidecar;

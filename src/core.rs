@@ -18,6 +18,7 @@ pub mod material;
 pub mod mcp;
 pub mod message;
 pub mod name;
+pub mod network;
 pub mod parent;
 pub mod patch;
 pub mod path;

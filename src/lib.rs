@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod credential;
+pub mod nft;
 pub mod proxy;
 pub mod runtime;
 pub mod telemetry;

@@ -32,6 +32,11 @@ pub const PASSTHROUGH_HOSTS: &str = "POSTERN_PASSTHROUGH_HOSTS";
 /// Certificates that agents are to trust beside the system's roots and the pod's CA, as PEM.
 pub const EXTRA_ROOTS: &str = "POSTERN_EXTRA_ROOTS";
 
+/// Ports that `redirect` leaves alone, joined by commas; for the init container.
+pub const SKIP_PORTS: &str = "POSTERN_SKIP_PORTS";
+/// Networks that `redirect` leaves alone, joined by commas; for the init container.
+pub const SKIP_CIDRS: &str = "POSTERN_SKIP_CIDRS";
+
 /// Every name that the sidecar's container gets.
 pub const SIDECAR: [&str; 15] = [
     POD_NAME,

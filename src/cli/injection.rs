@@ -1,8 +1,9 @@
 //! What is injected, as `postern controller` and `postern inject` are told alike.
 
 use crate::control::admission::settings::{
-    Allowed, Cidr, HostPattern, InjectionSettings, PullPolicy, Resources, is_quantity,
+    Allowed, HostPattern, InjectionSettings, PullPolicy, Resources, is_quantity,
 };
+use crate::core::network::Cidr;
 use crate::core::upstream::{Scheme, UpstreamUrl};
 
 /// The flags.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::quantity::{QUANTITY, Quantity};
 use super::reason::{AdmissionReason, Fault, printable};
-use super::settings::{Allowed, Cidr, HostPattern, InjectionSettings, Resources};
+use super::settings::{Allowed, HostPattern, InjectionSettings, Resources};
 use crate::api::CONFIG_PREFIX;
 use crate::api::duration::{DURATION, parse_duration};
 use crate::core::name::ServerName;
+use crate::core::network::Cidr;
 
 /// Every key, in the order of the documentation's table.
 pub const KEYS: [&str; 13] = [
