@@ -44,6 +44,7 @@ use crate::core::routes::Routes;
 use crate::core::session::Sessions;
 use crate::core::upstream::Host;
 use crate::credential::cache::Credentials;
+use crate::nft::probe::Probe;
 use crate::runtime::drain::Drain;
 use crate::runtime::task::OwnedTask;
 use crate::telemetry::exchange::Telemetry;
@@ -83,6 +84,8 @@ pub struct CaptureSettings {
     pub port: u16,
     /// Hosts that may be reached without a credential.
     pub passthrough: Vec<HostPattern>,
+    /// Whether to be sure of the redirection before saying so.
+    pub self_test: bool,
 }
 
 /// Bounds on what the agent may make us hold.
@@ -123,6 +126,7 @@ struct Shared {
     budget: Arc<Semaphore>,
     respond: Responder,
     stand_in: Arc<OnceLock<StandIn>>,
+    probe: Option<Arc<Probe>>,
 }
 
 /// What a sidecar needs to pass for the servers bound to it. It is made once, when it is known which
@@ -173,6 +177,8 @@ pub struct Parts {
     /// Filled before the other way in is of use: until then, calls on it are refused as
     /// `source_not_ready`.
     pub stand_in: Arc<OnceLock<StandIn>>,
+    /// By which the process finds out whether connections are redirected to it.
+    pub probe: Option<Arc<Probe>>,
 }
 
 /// Something that the data plane needs and cannot have.
@@ -186,7 +192,7 @@ pub struct BindError {
 
 /// Binds the sockets. Nothing is accepted before [`Bound::serve`].
 pub async fn bind(settings: ProxySettings, parts: Parts) -> Result<Bound, BindError> {
-    let Parts { credentials, telemetry, drain, stand_in } = parts;
+    let Parts { credentials, telemetry, drain, stand_in, probe } = parts;
     let port =
         |field, port| move |error| BindError { what: format!("{field}: cannot listen on loopback port {port}"), error };
     let bound = listener::bind(Door::Endpoint, settings.port).await;
@@ -215,6 +221,7 @@ pub async fn bind(settings: ProxySettings, parts: Parts) -> Result<Bound, BindEr
         telemetry,
         drain,
         stand_in,
+        probe,
     });
     Ok(Bound { endpoint, captured, listeners, shared })
 }

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -14,12 +14,11 @@ use tracing::level_filters::LevelFilter;
 use super::{FAILED, INVALID, OK, level, runtime, tell, variable};
 use crate::api::document::Problem;
 use crate::config::sidecar::{self as config, SidecarSettings};
-use crate::core::capture::Capture;
 use crate::core::decide::Refusal;
 use crate::core::parent::ParentProxy;
 use crate::credential::Credential;
 use crate::credential::cache::Credentials;
-use crate::proxy::{self, CaptureSettings, StandIn};
+use crate::proxy;
 use crate::runtime::clock;
 use crate::runtime::descriptors;
 use crate::runtime::drain::DrainTrigger;
@@ -32,10 +31,12 @@ use crate::telemetry::metrics::{CredentialSample, Metrics, UsableSample};
 
 mod mcp_json;
 mod publish;
+mod self_test;
 mod source;
 
 pub(super) use mcp_json::mcp_json;
-use publish::publish;
+use publish::Publisher;
+use self_test::SelfTest;
 use source::{Prepared, Source};
 
 /// Run the data plane beside one agent
@@ -158,6 +159,7 @@ pub(super) struct Sidecar {
     running: proxy::Running,
     drain: DrainTrigger,
     _admin: OwnedTask,
+    _self_test: Option<OwnedTask>,
     _source: Source,
     telemetry: Arc<Telemetry>,
 }
@@ -191,11 +193,13 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
         .map_err(fail(format!("admin.port: cannot listen on {}", settings.admin)))?;
     let admin_address = admin.local_addr().map_err(fail("admin.port".into()))?;
     let drain = DrainTrigger::new();
+    let self_test = SelfTest::new(&settings.proxy.capture)?;
     let parts = proxy::Parts {
         credentials: credentials.clone(),
         telemetry: Arc::clone(&telemetry),
         drain: drain.watch(),
         stand_in: Arc::clone(&publish.stand_in),
+        probe: self_test.probe.clone(),
     };
     let bound = proxy::bind(settings.proxy, parts).await;
     let bound = bound.map_err(|fault| StartError::Io(fault.to_string(), fault.error))?;
@@ -207,19 +211,35 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
         publish.stand_in(&credentials).map_err(fail("the pod's CA cannot be made and written".into()))?;
     }
     let (started, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let probe = |flag: &Arc<AtomicBool>| -> Probe {
-        let flag = Arc::clone(flag);
-        Box::new(move || flag.load(Ordering::Acquire))
+    let server = Admin {
+        metrics: exposition(&telemetry, credentials),
+        started: all_of([&started, &self_test.passed]),
+        ready: all_of([&ready]),
     };
-    let server = Admin { metrics: exposition(&telemetry, credentials), started: probe(&started), ready: probe(&ready) };
     let admin = OwnedTask::spawn(server.serve(admin));
     let running = bound.serve();
+    let self_test = self_test.begin();
     ready.store(true, Ordering::Release);
     started.store(source.is_known(), Ordering::Release);
     let captured = captured.map(tracing::field::display);
     tracing::info!(endpoint = %endpoint, capture = captured, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
     let source = source.begin(publish, endpoint.port(), started);
-    Ok(Sidecar { endpoint, admin: admin_address, running, drain, _admin: admin, _source: source, telemetry })
+    Ok(Sidecar {
+        endpoint,
+        admin: admin_address,
+        running,
+        drain,
+        _admin: admin,
+        _self_test: self_test,
+        _source: source,
+        telemetry,
+    })
+}
+
+/// A probe that answers yes once all of these are set.
+fn all_of<const N: usize>(flags: [&Arc<AtomicBool>; N]) -> Probe {
+    let flags = flags.map(Arc::clone);
+    Box::new(move || flags.iter().all(|flag| flag.load(Ordering::Acquire)))
 }
 
 impl Sidecar {
@@ -249,47 +269,4 @@ fn exposition(telemetry: &Arc<Telemetry>, credentials: Credentials) -> Box<dyn F
         let samples: Vec<CredentialSample> = view.credentials().map(sample).collect();
         telemetry.metrics.expose(&samples).ok()
     })
-}
-
-/// Keeps what the agents read as the bindings are.
-#[derive(Clone)]
-struct Publisher {
-    public: Option<PathBuf>,
-    telemetry: Arc<Telemetry>,
-    capture: Arc<CaptureSettings>,
-    extra_roots: Arc<[u8]>,
-    stand_in: Arc<OnceLock<StandIn>>,
-}
-
-impl Publisher {
-    /// Whether the files are as the bindings are.
-    fn keep(&self, credentials: &Credentials, port: u16) -> bool {
-        let written = self.write(credentials, port);
-        let written = written.inspect_err(|error| tracing::error!(%error, "mcp.json cannot be written"));
-        let ready = self.stand_in(credentials);
-        let ready = ready.inspect_err(|error| tracing::error!(%error, "the pod's CA cannot be made and written"));
-        written.is_ok() && ready.is_ok()
-    }
-
-    fn write(&self, credentials: &Credentials, port: u16) -> io::Result<()> {
-        let Some(directory) = &self.public else { return Ok(()) };
-        publish(directory, "mcp.json", &mcp_json(&credentials.view().routes, port))
-    }
-
-    /// Makes the pod's CA for what is bound now, unless there is one, and writes it before it is used.
-    fn stand_in(&self, credentials: &Credentials) -> io::Result<()> {
-        let Some(directory) = &self.public else { return Ok(()) };
-        if self.capture.kind == Capture::Endpoint || self.stand_in.get().is_some() {
-            return Ok(());
-        }
-        let stand_in = StandIn::new(&credentials.view().routes, &self.capture, clock::wall());
-        let stand_in = stand_in.map_err(io::Error::other)?;
-        let authority = stand_in.authority();
-        let bundle = authority.bundle(&self.extra_roots).map_err(io::Error::other)?;
-        publish(directory, "ca.pem", authority.certificate())?;
-        publish(directory, "ca-bundle.pem", &bundle)?;
-        // Filled meanwhile by nobody: one thread reads the source.
-        let _first = self.stand_in.set(stand_in);
-        Ok(())
-    }
 }

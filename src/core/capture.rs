@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::net::SocketAddr;
 
 use http::{HeaderValue, header};
 
@@ -62,6 +63,8 @@ pub struct Direct {
     pub host: Option<Host>,
     /// From CONNECT.
     pub port: Option<u16>,
+    /// Where a redirected connection was going: for the log alone, since the agent chose it.
+    pub original: Option<SocketAddr>,
 }
 
 impl Way {

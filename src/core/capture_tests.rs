@@ -13,7 +13,7 @@ fn host(text: &str) -> Host {
 }
 
 fn direct(scheme: Scheme, known: &str, port: Option<u16>) -> Way {
-    Way::Direct(Direct { scheme, host: (!known.is_empty()).then(|| host(known)), port })
+    Way::Direct(Direct { scheme, host: (!known.is_empty()).then(|| host(known)), port, original: None })
 }
 
 #[test]

@@ -263,7 +263,7 @@ fn head(target: &str) -> Head {
 fn the_place_decides_where_the_agent_believes_to_be_there() {
     let direct = |scheme, host: &str, port| {
         let host = (!host.is_empty()).then(|| super::super::upstream::Host::parse(host).unwrap());
-        Way::Direct(capture::Direct { scheme, host, port })
+        Way::Direct(capture::Direct { scheme, host, port, original: None })
     };
     let (tls, clear) = (direct(Scheme::Https, "h.example", None), direct(Scheme::Http, "", None));
     let tunnel = direct(Scheme::Https, "h.example", Some(443));

@@ -3,6 +3,7 @@
 //! where the configuration lets them, and refused otherwise.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::core::decide::Refusal;
 use crate::core::hello::{self, Hello, MAX_HELLO};
 use crate::core::reason::Reason;
 use crate::core::upstream::{Host, Place, Scheme};
+use crate::nft::probe;
 use crate::runtime::clock;
 use crate::runtime::drain::Phase;
 use crate::telemetry::exchange::Exchange;
@@ -40,20 +42,28 @@ pub(super) async fn proxy(mut socket: TcpStream, shared: &Arc<Shared>, overloade
         End::Over => {}
         End::Inside(place, early) => inside(socket, early, place, shared).await,
         End::Tunnel(passage, early) => passthrough::tunnel(socket, early, &passage, shared).await,
-        End::Forward(passage, head, early) => passthrough::forward(socket, early, &passage, *head, shared).await,
+        End::Forward(passage, head, early) => {
+            passthrough::forward(socket, early, &Way::Proxy, &passage, *head, shared).await
+        }
     }
 }
 
 /// Serves a connection that was meant for another machine.
 pub(super) async fn redirect(socket: TcpStream, shared: &Arc<Shared>, overloaded: bool) {
-    let way = Way::Direct(Direct { scheme: Scheme::Http, host: None, port: None });
+    let original = probe::original_destination(&socket).ok().flatten();
+    if let (Some(original), Some(own)) = (original.filter(|place| probe::is_probe(*place)), &shared.probe) {
+        // Whoever asks learns nothing but that it is we who listen.
+        let _gone = own.answer(socket, original).await;
+        return;
+    }
+    let way = Way::Direct(Direct { scheme: Scheme::Http, host: None, port: None, original });
     if overloaded {
         let refusal = Refusal::because(Reason::Overloaded, "limits.connections are in use");
         return refuse(socket, shared, &way, &refusal).await;
     }
     match first_bytes(socket, Vec::new(), shared, &way).await {
         Some(First::Tls(socket, early, hello)) => match hello.agreed(None) {
-            Ok(host) => captured(socket, early, host, shared).await,
+            Ok(host) => captured(socket, early, host, original, shared).await,
             Err(refusal) => refuse(socket, shared, &way, &refusal).await,
         },
         Some(First::Clear(socket, early)) => clear(socket, early, &way, shared).await,
@@ -64,10 +74,10 @@ pub(super) async fn redirect(socket: TcpStream, shared: &Arc<Shared>, overloaded
 /// What an agent sends into a tunnel to a bound place: TLS mostly, plain HTTP from some (Node).
 async fn inside(socket: TcpStream, early: Vec<u8>, place: Place, shared: &Arc<Shared>) {
     let Place { host, port } = place;
-    let direct = |scheme| Way::Direct(Direct { scheme, host: Some(host.clone()), port: Some(port) });
+    let direct = |scheme| Way::Direct(Direct { scheme, host: Some(host.clone()), port: Some(port), original: None });
     match first_bytes(socket, early, shared, &direct(Scheme::Https)).await {
         Some(First::Tls(socket, early, hello)) => match hello.agreed(Some(&host)) {
-            Ok(host) => terminate(rewound(socket, early), &host, Some(port), shared).await,
+            Ok(host) => terminate(rewound(socket, early), &host, direct(Scheme::Https), shared).await,
             Err(refusal) => refuse(socket, shared, &direct(Scheme::Https), &refusal).await,
         },
         Some(First::Clear(socket, early)) => clear(socket, early, &direct(Scheme::Http), shared).await,
@@ -76,17 +86,17 @@ async fn inside(socket: TcpStream, early: Vec<u8>, place: Place, shared: &Arc<Sh
 }
 
 /// TLS of a redirected connection: all that is known is the name.
-async fn captured(socket: TcpStream, early: Vec<u8>, host: Host, shared: &Arc<Shared>) {
+async fn captured(socket: TcpStream, early: Vec<u8>, host: Host, original: Option<SocketAddr>, shared: &Arc<Shared>) {
+    let way = Way::Direct(Direct { scheme: Scheme::Https, host: Some(host.clone()), port: None, original });
     match judge(shared, &host) {
-        Ok(Verdict::Terminate) => terminate(rewound(socket, early), &host, None, shared).await,
+        Ok(Verdict::Terminate) => terminate(rewound(socket, early), &host, way, shared).await,
         Ok(Verdict::Pass(pattern)) => {
-            let passage = Passage { place: Place { host, port: Scheme::Https.default_port() }, pattern };
-            passthrough::captured(socket, early, &passage, shared).await;
+            // The address is ours to find. The port is the agent's to choose, as it is with CONNECT.
+            let port = original.map_or(Scheme::Https.default_port(), |original| original.port());
+            let passage = Passage { place: Place { host, port }, pattern };
+            passthrough::captured(socket, early, &way, &passage, shared).await;
         }
-        Err(refusal) => {
-            let way = Way::Direct(Direct { scheme: Scheme::Https, host: Some(host), port: None });
-            refuse(socket, shared, &way, &refusal).await;
-        }
+        Err(refusal) => refuse(socket, shared, &way, &refusal).await,
     }
 }
 
@@ -97,7 +107,7 @@ async fn clear(mut socket: TcpStream, early: Vec<u8>, way: &Way, shared: &Arc<Sh
     };
     // A tunnel is only had from a proxy.
     if let End::Forward(passage, head, early) = end {
-        passthrough::forward(socket, early, &passage, *head, shared).await;
+        passthrough::forward(socket, early, way, &passage, *head, shared).await;
     }
 }
 
@@ -152,11 +162,10 @@ async fn first_bytes(mut socket: TcpStream, mut early: Vec<u8>, shared: &Arc<Sha
 }
 
 /// Is the server `host`: TLS first, then requests, each decided for itself.
-async fn terminate<S>(stream: S, host: &Host, port: Option<u16>, shared: &Arc<Shared>)
+async fn terminate<S>(stream: S, host: &Host, way: Way, shared: &Arc<Shared>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let way = Way::Direct(Direct { scheme: Scheme::Https, host: Some(host.clone()), port });
     let mut drain = shared.drain.clone();
     let shaken = tokio::select! {
         shaken = handshake(stream, host, shared) => shaken,

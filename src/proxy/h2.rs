@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
@@ -27,7 +28,7 @@ use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
 use crate::core::request::{Framing, Head, MAX_FIELDS, Target};
 use crate::core::upstream::Scheme;
-use crate::runtime::drain::{Busy, Phase};
+use crate::runtime::drain::{Busy, Drain, Phase};
 use crate::runtime::task;
 use crate::telemetry::exchange::Exchange;
 
@@ -35,6 +36,9 @@ use crate::telemetry::exchange::Exchange;
 const STREAMS: u32 = 128;
 /// Bytes of one answer that wait for an agent that does not read them.
 const SEND_BYTES: usize = 64 * 1024;
+
+/// For GOAWAY and its answer.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end.
 pub(super) async fn serve<S>(stream: S, way: Way, shared: &Arc<Shared>)
@@ -52,23 +56,34 @@ where
     server.max_header_list_size(head);
     let connection = server.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    // The shutdown waits for what is under way here, to its last byte on the wire.
+    let _busy = shared.drain.enter();
     let mut drain = shared.drain.clone();
-    let reason_to_end = async {
-        tokio::select! {
-            () = drain.reached(Phase::Draining) => {}
-            () = stillness(&active, shared) => {}
+    tokio::select! {
+        _ended = connection.as_mut() => return,
+        () = drain.reached(Phase::Draining) => {}
+        () = stillness(&active, shared) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ended = connection => {}
+        () = let_go(&active, &mut drain) => {}
+    }
+}
+
+/// A connection that is to end has a second for what is said at the end, once no call is under way, or
+/// none may be.
+async fn let_go(active: &AtomicUsize, drain: &mut Drain) {
+    let idle = async {
+        while active.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(LAST_WORD / 20).await;
         }
     };
     tokio::select! {
-        _ended = connection.as_mut() => return,
-        () = reason_to_end => connection.as_mut().graceful_shutdown(),
+        () = idle => {}
+        () = drain.reached(Phase::Closing) => {}
     }
-    let mut drain = shared.drain.clone();
-    tokio::select! {
-        _ended = connection => {}
-        // Each exchange ends by itself then; this is for an agent that does not let go.
-        () = async { drain.reached(Phase::Closing).await; tokio::time::sleep(std::time::Duration::from_secs(1)).await } => {}
-    }
+    tokio::time::sleep(LAST_WORD).await;
 }
 
 /// Waits for a time in which the agent asks for nothing.

@@ -134,7 +134,7 @@ async fn plane(port: u16) -> Plane {
     let minute = Duration::from_secs(60);
     let settings = ProxySettings {
         port: 0,
-        capture: CaptureSettings { kind: Capture::Endpoint, port: 0, passthrough: Vec::new() },
+        capture: CaptureSettings { kind: Capture::Endpoint, port: 0, passthrough: Vec::new(), self_test: false },
         caller: key.clone(),
         limits: Limits { body: 4096, body_budget: BUDGET, head: 4096, connections: 8, sessions: 8 },
         times: Times { idle: minute, head: minute, rotation_grace: minute },
@@ -148,6 +148,7 @@ async fn plane(port: u16) -> Plane {
         telemetry: Arc::new(telemetry),
         drain: trigger.watch(),
         stand_in: Arc::default(),
+        probe: None,
     };
     let bound = bind(settings, parts).await.unwrap();
     let (shared, endpoint) = (Arc::clone(&bound.shared), bound.endpoint);

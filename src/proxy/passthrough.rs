@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::connection::Passage;
 use super::outbound::{Out as _, Outbound};
+use crate::core::capture::Way;
 use crate::core::decide::Refusal;
 use crate::core::request::Head;
 use crate::runtime::drain::Phase;
@@ -25,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 /// Of CONNECT: the answer comes after the host's, so that the agent is told what went wrong.
 pub(super) async fn tunnel(mut socket: TcpStream, early: Vec<u8>, passage: &Passage, shared: &Arc<Shared>) {
-    let exchange = begin(shared, "CONNECT", "proxy", passage);
+    let exchange = begin(shared, "CONNECT", &Way::Proxy, passage);
     match shared.upstreams.dialer.passage(&passage.place).await {
         Ok(host) => {
             let said = timeout(shared.settings.times.head, Outbound::new(&mut socket).tunnel_open()).await;
@@ -37,10 +38,9 @@ pub(super) async fn tunnel(mut socket: TcpStream, early: Vec<u8>, passage: &Pass
     }
 }
 
-/// Of a redirected TLS connection: `early` is its ClientHello. The port is that of https, whatever
-/// the agent had connected to.
-pub(super) async fn captured(socket: TcpStream, early: Vec<u8>, passage: &Passage, shared: &Arc<Shared>) {
-    let exchange = begin(shared, "TLS", "redirect", passage);
+/// Of a redirected TLS connection: `early` is its ClientHello.
+pub(super) async fn captured(socket: TcpStream, early: Vec<u8>, way: &Way, passage: &Passage, shared: &Arc<Shared>) {
+    let exchange = begin(shared, "TLS", way, passage);
     match shared.upstreams.dialer.passage(&passage.place).await {
         Ok(host) => pour(socket, host, &early, exchange, shared).await,
         Err(refusal) => exchange.refuse(&refusal, refusal.reason.status().as_u16()),
@@ -49,13 +49,15 @@ pub(super) async fn captured(socket: TcpStream, early: Vec<u8>, passage: &Passag
 
 /// One request in clear text. The host is asked to close after it, because the agent's next request
 /// on this connection may be for another host.
-pub(super) async fn forward(socket: TcpStream, early: Vec<u8>, passage: &Passage, head: Head, shared: &Arc<Shared>) {
-    let exchange = begin(
-        shared,
-        head.method.as_str(),
-        if head.target.authority.is_some() { "proxy" } else { "redirect" },
-        passage,
-    );
+pub(super) async fn forward(
+    socket: TcpStream,
+    early: Vec<u8>,
+    way: &Way,
+    passage: &Passage,
+    head: Head,
+    shared: &Arc<Shared>,
+) {
+    let exchange = begin(shared, head.method.as_str(), way, passage);
     match shared.upstreams.dialer.passage(&passage.place).await {
         Ok(host) => {
             let mut bytes = rewritten(&head);
@@ -66,9 +68,10 @@ pub(super) async fn forward(socket: TcpStream, early: Vec<u8>, passage: &Passage
     }
 }
 
-fn begin(shared: &Arc<Shared>, method: &str, capture: &'static str, passage: &Passage) -> Exchange {
+fn begin(shared: &Arc<Shared>, method: &str, way: &Way, passage: &Passage) -> Exchange {
     let mut exchange = Exchange::begin(&shared.telemetry, method);
-    exchange.passes_through(capture, &passage.pattern);
+    exchange.way(way);
+    exchange.passes_through(&passage.pattern);
     exchange
 }
 

@@ -106,6 +106,8 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     capture: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     passthrough: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'static str>,
@@ -171,11 +173,13 @@ impl Exchange {
     /// By which way the request came.
     pub fn way(&mut self, way: &Way) {
         self.line.capture = Some(way.as_str());
+        if let Way::Direct(direct) = way {
+            self.line.destination = direct.original.map(|original| original.to_string());
+        }
     }
 
     /// It is led to a host without a credential: which of the configured ones.
-    pub fn passes_through(&mut self, capture: &'static str, pattern: &HostPattern) {
-        self.line.capture = Some(capture);
+    pub fn passes_through(&mut self, pattern: &HostPattern) {
         self.line.passthrough = Some(pattern.to_string());
         self.telemetry.metrics.passthrough_opened();
     }

@@ -58,8 +58,13 @@ impl Scene {
 }
 
 fn capturing(kind: &str, dns: &Dns, passthrough: Value) -> Builder {
+    let mut capture = json!({"kind": kind, "port": 0, "passthroughHosts": passthrough});
+    if kind == "redirect" {
+        // Nothing redirects here: the agent connects by itself.
+        capture["selfTest"] = json!(false);
+    }
     Sidecar::for_research()
-        .config("capture", json!({"kind": kind, "port": 0, "passthroughHosts": passthrough}))
+        .config("capture", capture)
         .config("public", json!({"directory": "./public"}))
         .config("dial", json!({"allowLoopback": true, "resolvers": [dns.address().to_string()]}))
 }

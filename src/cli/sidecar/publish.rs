@@ -6,13 +6,64 @@
 use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
 
+use super::mcp_json;
+use crate::core::capture::Capture;
+use crate::credential::cache::Credentials;
+use crate::proxy::{CaptureSettings, StandIn};
+use crate::runtime::clock;
+use crate::telemetry::exchange::Telemetry;
+
+/// Keeps what the agents read as the bindings are.
+#[derive(Clone)]
+pub(super) struct Publisher {
+    pub(super) public: Option<PathBuf>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) capture: Arc<CaptureSettings>,
+    pub(super) extra_roots: Arc<[u8]>,
+    pub(super) stand_in: Arc<OnceLock<StandIn>>,
+}
+
+impl Publisher {
+    /// Whether the files are as the bindings are.
+    pub(super) fn keep(&self, credentials: &Credentials, port: u16) -> bool {
+        let written = self.write(credentials, port);
+        let written = written.inspect_err(|error| tracing::error!(%error, "mcp.json cannot be written"));
+        let ready = self.stand_in(credentials);
+        let ready = ready.inspect_err(|error| tracing::error!(%error, "the pod's CA cannot be made and written"));
+        written.is_ok() && ready.is_ok()
+    }
+
+    pub(super) fn write(&self, credentials: &Credentials, port: u16) -> io::Result<()> {
+        let Some(directory) = &self.public else { return Ok(()) };
+        publish(directory, "mcp.json", &mcp_json(&credentials.view().routes, port))
+    }
+
+    /// Makes the pod's CA for what is bound now, unless there is one, and writes it before it is used.
+    pub(super) fn stand_in(&self, credentials: &Credentials) -> io::Result<()> {
+        let Some(directory) = &self.public else { return Ok(()) };
+        if self.capture.kind == Capture::Endpoint || self.stand_in.get().is_some() {
+            return Ok(());
+        }
+        let stand_in = StandIn::new(&credentials.view().routes, &self.capture, clock::wall());
+        let stand_in = stand_in.map_err(io::Error::other)?;
+        let authority = stand_in.authority();
+        let bundle = authority.bundle(&self.extra_roots).map_err(io::Error::other)?;
+        publish(directory, "ca.pem", authority.certificate())?;
+        publish(directory, "ca-bundle.pem", &bundle)?;
+        // Filled meanwhile by nobody: one thread reads the source.
+        let _first = self.stand_in.set(stand_in);
+        Ok(())
+    }
+}
+
 /// Makes `name` in `directory` a file of this text, unless it is one: a reader sees the old file or
 /// the new one, whole.
-pub(super) fn publish(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+fn publish(directory: &Path, name: &str, text: &str) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
     let place = directory.join(name);
     if holds(&place, text) {

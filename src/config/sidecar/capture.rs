@@ -9,8 +9,13 @@ use crate::core::capture::{Capture, HostPattern};
 use crate::proxy::CaptureSettings;
 use crate::tls;
 
-pub(super) const FIELDS: Fields =
-    &[("kind", Shape::Text), ("port", Shape::Number), ("passthroughHosts", Shape::Texts), ("rootsFile", Shape::Text)];
+pub(super) const FIELDS: Fields = &[
+    ("kind", Shape::Text),
+    ("port", Shape::Number),
+    ("passthroughHosts", Shape::Texts),
+    ("rootsFile", Shape::Text),
+    ("selfTest", Shape::Bool),
+];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -19,6 +24,7 @@ pub(super) struct RawCapture {
     port: Option<u64>,
     passthrough_hosts: Option<Vec<String>>,
     roots_file: Option<String>,
+    self_test: Option<bool>,
 }
 
 impl Reader<'_> {
@@ -42,7 +48,6 @@ impl Reader<'_> {
         }
         if read == Some(Capture::Endpoint) {
             let settings = [
-                ("capture.port", raw.port.is_some()),
                 ("capture.passthroughHosts", raw.passthrough_hosts.is_some()),
                 ("capture.rootsFile", raw.roots_file.is_some()),
             ];
@@ -52,7 +57,7 @@ impl Reader<'_> {
         } else if read.is_some() && !public {
             self.push("public.directory", "a directory, because the pod's CA is written there for the agents");
         }
-        CaptureSettings { kind, port, passthrough }
+        CaptureSettings { kind, port, passthrough, self_test: raw.self_test.unwrap_or(true) }
     }
 
     /// Roots beside the system's that agents are to trust.

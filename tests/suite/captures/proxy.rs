@@ -156,7 +156,7 @@ async fn the_files_are_written_before_the_sidecar_listens() {
         Trust::in_file(&scene.sidecar, file).shake(socket, super::NAME).await.expect("believed");
     }
     let builder = Sidecar::for_research()
-        .config("capture", json!({"kind": "redirect", "port": 0, "rootsFile": "corporate.pem"}))
+        .config("capture", json!({"kind": "proxy", "port": 0, "rootsFile": "corporate.pem"}))
         .config("public", json!({"directory": "./public"}))
         .file("corporate.pem", corporate.ca_pem().to_owned());
     let sidecar = builder.start().await;
