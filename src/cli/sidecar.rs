@@ -221,8 +221,7 @@ pub(super) async fn start(settings: SidecarSettings) -> Result<Sidecar, StartErr
     let self_test = self_test.begin();
     ready.store(true, Ordering::Release);
     started.store(source.is_known(), Ordering::Release);
-    let captured = captured.map(tracing::field::display);
-    tracing::info!(endpoint = %endpoint, capture = captured, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
+    tracing::info!(endpoint = %endpoint, capture = captured.map(tracing::field::display), admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
     let source = source.begin(publish, endpoint.port(), started);
     Ok(Sidecar {
         endpoint,
