@@ -113,7 +113,7 @@ pub fn verify(table: &Table) -> Result<(), NftError> {
 /// Whether this network namespace is the one that the machine was started with: only there are
 /// the settings of all its devices together. Without /proc it cannot be told.
 fn is_machine() -> bool {
-    Path::new("/proc/sys/net/core/netdev_max_backlog").exists()
+    ["netdev_max_backlog", "netdev_budget"].iter().all(|name| Path::new("/proc/sys/net/core").join(name).exists())
 }
 
 /// Its expressions, `None` among them for one that we never write.
@@ -224,5 +224,27 @@ impl Found {
         let known = |name: &String| table.0.iter().any(|chain| chain.name == name);
         told.extend(self.chains.keys().filter(|name| !known(name)).map(|name| format!("chain {name} is not ours")));
         told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_says_what_to_do() {
+        for (error, what, expected) in [
+            (Errno::PERM, NETLINK, "securityContext.capabilities.add: [NET_ADMIN]"),
+            (Errno::PERM, "table inet postern", "another program owns this table"),
+            (Errno::PROTONOSUPPORT, NETLINK, "load its module nf_tables"),
+            (Errno::OPNOTSUPP, NETLINK, "load its module nf_tables"),
+            (Errno::NOENT, "chain capture", "load nft_chain_nat"),
+            (Errno::NOENT, "chain guard: fib daddr type local accept", "nft_fib_inet"),
+            (Errno::AGAIN, NETLINK, "run it again"),
+            (Errno::IO, "chain guard", "report it"),
+        ] {
+            let told = NftError::Refused { what: what.into(), error }.to_string();
+            assert!(told.starts_with(&format!("{what}: ")) && told.contains(expected), "{told}");
+        }
     }
 }

@@ -68,6 +68,16 @@ class Table(WorldTest):
                 self.assertEqual(instructions(pod), ours)
                 pod.init_net("--verify", *arguments)
 
+    def test_the_longest_lists_go_into_one_transaction(self) -> None:
+        pod = self.pod()
+        longest = [
+            f"--resolvers={','.join(f'fd00::{number}' for number in range(16))}",
+            f"--skip-ports={','.join(map(str, range(1, 65)))}",
+            f"--skip-cidrs={','.join(f'fd00:{number}::/33' for number in range(1, 65))}",
+        ]
+        self.assertIn("16 resolvers, 64 ports, 64 networks", pod.init_net(*longest).stdout)
+        self.assertEqual(pod.table(), bare(pod.init_net("--print", *longest).stdout))
+
     def test_writing_twice_is_writing_once(self) -> None:
         pod = self.pod(*EXCEPTIONS)
         once = pod.table()

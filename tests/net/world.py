@@ -177,11 +177,12 @@ class Pod:
         """With users of its own, as `hostUsers: false` makes it, its root is nobody outside."""
         self.tools, self.own_users = tools, own_users
         self.processes: list[subprocess.Popen[str]] = []
+        # It ends when its input does: with users of its own, it forgets to end with us.
         self.holder = subprocess.Popen(
-            ["unshare", "--net", *(["--user"] if own_users else []), "sh", "-c", "echo; exec sleep infinity"],
+            ["unshare", "--net", *(["--user"] if own_users else []), "sh", "-c", "echo; exec cat"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=end_with_us,
         )
         self.holder.stdout.readline()
         if own_users:
