@@ -6,6 +6,7 @@ mod hostile;
 mod passthrough;
 mod proxy;
 mod redirect;
+mod smuggling;
 
 use serde_json::{Value, json};
 
