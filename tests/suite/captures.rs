@@ -7,6 +7,7 @@ mod passthrough;
 mod proxy;
 mod redirect;
 mod smuggling;
+mod upstream;
 
 use serde_json::{Value, json};
 
