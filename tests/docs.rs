@@ -686,6 +686,18 @@ fn a_test_is_told_from_what_looks_like_one() {
     assert!(is_test("proptest! {\n    /// A.\n    fn a(x in 0..3) {}\n}", "a"));
 }
 
+/// Likewise for the ways of the other captures.
+#[test]
+fn every_attack_on_a_capture_has_its_tests() {
+    let rows = tables(&read("docs/development.md"), "attack there").concat();
+    let numbers: Vec<u8> = rows.iter().map(|row| cell(row, 0).parse().expect("a number")).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 6, 7, 8, 10, 19, 26, 27, 28]);
+    for row in &rows {
+        let tests = named_tests(cell(row, 2));
+        assert!(tests.iter().any(|name| name.starts_with("captures::")), "no test through the binary: {row:?}");
+    }
+}
+
 /// The attacks that concern the `endpoint` capture: each has its row, and a test through the binary
 /// in each row; and every test of tests/suite/attacks has its place in one.
 #[test]

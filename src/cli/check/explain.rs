@@ -8,13 +8,13 @@ use super::access::AccessArgs;
 use crate::cli::{FAILED, INVALID, OK, tell, variable};
 use crate::config::sidecar::{self as config, SourceSettings};
 use crate::control::survey::{self, Unseen, Viewed};
-use crate::core::capture::Way;
+use crate::core::capture::{Direct, HostPattern, Way, is_loopback};
 use crate::core::decide::{Ask, Decision, Plan, Refusal, decide};
 use crate::core::message;
 use crate::core::name::{CallerKey, Namespace, ServiceAccount};
 use crate::core::reason::Fault;
 use crate::core::request::{Framing, Head, Target};
-use crate::core::routes::Routes;
+use crate::core::routes::{Routes, below};
 use crate::core::upstream::{Scheme, UpstreamUrl};
 use crate::credential::View;
 use crate::credential::broker::{Pod, entries};
@@ -41,7 +41,7 @@ pub(super) struct Explain {
     /// The sidecar's configuration file
     #[arg(long, short, value_name = "FILE", required_unless_present = "cluster")]
     config: Option<PathBuf>,
-    /// What the agent calls: the endpoint's URL, or the upstream's own
+    /// What the agent calls: the endpoint's URL, or the server's own
     #[arg(long, value_name = "URL")]
     url: String,
     /// The MCP method
@@ -106,7 +106,8 @@ impl Explain {
             return INVALID;
         }
         let caller = &settings.caller.key;
-        self.explain(caller, file::snapshot(directory, &loaded.bindings, caller), &[])
+        let passthrough = &settings.proxy.capture.passthrough;
+        self.explain(caller, file::snapshot(directory, &loaded.bindings, caller), &[], passthrough)
     }
 
     fn by_cluster(&self, caller: &CallerKey) -> u8 {
@@ -125,19 +126,27 @@ impl Explain {
         for problem in problems {
             eprintln!("postern: {problem}");
         }
-        self.explain(caller, snapshot, &unseen)
+        self.explain(caller, snapshot, &unseen, &[])
     }
 
-    fn explain(&self, caller: &CallerKey, snapshot: Snapshot, unseen: &[Unseen]) -> u8 {
+    fn explain(&self, caller: &CallerKey, snapshot: Snapshot, unseen: &[Unseen], passthrough: &[HostPattern]) -> u8 {
         println!("caller      {} / {}", caller.namespace, caller.service_account);
         let mut cache = Cache::default();
         cache.apply(snapshot, clock::wall());
         let view = cache.readers().view();
-        let Some(path) = self.path(&view.routes) else {
+        let Ok(url) = UpstreamUrl::parse(self.url.split('?').next().unwrap_or_default()) else {
             println!("refused     not an http or https URL: {}", self.url);
             return INVALID;
         };
-        let decision = self.decide(&view.routes, path);
+        let way = way(&view.routes, &url);
+        if way != Way::Endpoint
+            && let Some(pattern) = passthrough.iter().find(|pattern| pattern.matches(&url.host))
+            && !view.routes.iter().any(|route| route.binding.server.url.host == url.host)
+        {
+            println!("passed      without a credential: capture.passthroughHosts has {pattern}");
+            return OK;
+        }
+        let decision = self.decide(&view.routes, &way, &url);
         for why in unseen {
             println!("not checked {why}");
         }
@@ -177,38 +186,36 @@ impl Explain {
         }
     }
 
-    /// The path at the endpoint that the URL stands for.
-    fn path(&self, routes: &Routes) -> Option<String> {
-        let url = UpstreamUrl::parse(self.url.split('?').next().unwrap_or_default()).ok()?;
-        let Some(route) = routes.covering(&url) else { return Some(url.path().to_owned()) };
-        let server = &route.binding.server;
-        let rest = crate::core::routes::below(server.url.path(), url.path()).unwrap_or_default();
-        println!("note        an agent calls the endpoint, http://127.0.0.1:<endpoint.port>/{}{rest}", server.name);
-        Some(format!("/{}{rest}", server.name))
-    }
-
-    fn decide(&self, routes: &Routes, path: String) -> Decision {
+    fn decide(&self, routes: &Routes, way: &Way, url: &UpstreamUrl) -> Decision {
         let params =
             self.tool.as_ref().map(|tool| serde_json::json!({"name": tool})).unwrap_or_else(|| serde_json::json!({}));
         let body = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": self.method, "params": params}).to_string();
         let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1"));
+        let host = if *way == Way::Endpoint { "127.0.0.1".to_owned() } else { url.authority() };
+        headers.extend(HeaderValue::from_str(&host).ok().map(|host| (header::HOST, host)));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let target = Target { authority: None, path, query: None };
+        let target = Target { authority: None, path: url.path().to_owned(), query: None };
         let head = Head { method: Method::POST, target, headers, framing: Framing::Length(body.len() as u64) };
         let read = message::parse(body.as_bytes());
         decide(
             routes,
-            &Ask {
-                way: &Way::Endpoint,
-                interception: None,
-                head: &head,
-                body: Some(&read),
-                stream_target: None,
-                session_givers: &[],
-            },
+            &Ask { way, interception: None, head: &head, body: Some(&read), stream_target: None, session_givers: &[] },
         )
     }
+}
+
+/// The endpoint is called on loopback, every other place by an agent that is captured.
+fn way(routes: &Routes, url: &UpstreamUrl) -> Way {
+    if is_loopback(&url.host) {
+        return Way::Endpoint;
+    }
+    println!("note        by this URL only with the capture proxy or redirect (docs/interception.md)");
+    if let Some(route) = routes.covering(url) {
+        let server = &route.binding.server;
+        let rest = below(server.url.path(), url.path()).unwrap_or_default();
+        println!("note        at the endpoint it is http://127.0.0.1:<endpoint.port>/{}{rest}", server.name);
+    }
+    Way::Direct(Direct { scheme: url.scheme, host: Some(url.host.clone()), port: None, original: None })
 }
 
 fn refused(refusal: &Refusal) -> u8 {
