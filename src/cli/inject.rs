@@ -119,7 +119,8 @@ fn settings(args: &Args) -> Result<InjectionSettings, Trouble> {
         let text = format!("--broker-ca {}: expected PEM certificates", args.broker_ca.display());
         return Err(Trouble::Given(vec![text]));
     }
-    let injection = args.injection.settings().map_err(|problem| Trouble::Given(vec![problem]))?;
+    let extra_roots = args.injection.extra_roots().map(content).transpose()?;
+    let injection = args.injection.settings(extra_roots).map_err(|problem| Trouble::Given(vec![problem]))?;
     Ok(InjectionSettings { broker_ca: Some(broker_ca), resolvers: args.resolvers.clone(), ..injection })
 }
 
@@ -259,6 +260,7 @@ mod tests {
             image_pull_secrets: Vec::new(),
             broker: "https://broker.example:8443".into(),
             broker_ca: Some(rcgen::generate_simple_self_signed(vec!["broker.example".into()]).unwrap().cert.pem()),
+            extra_roots: None,
             resolvers: vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()],
             resources: Resources::default(),
             allowed: Allowed::default(),
