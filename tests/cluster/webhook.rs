@@ -67,11 +67,14 @@ fn each_golden_patch_makes_a_pod_with_a_sidecar() {
             assert!(stderr(&output).contains(&told), "{}: {}", golden.name, stderr(&output));
         }
         let stored = hook.server.get(&["pods", "--namespace", &namespace])["items"][0].take();
-        assert_eq!(names(&stored, "initContainers")[0], "postern", "{}", golden.name);
+        let ours: &[&str] = if golden.name.contains("redirect") { &["postern-init", "postern"] } else { &["postern"] };
+        assert_eq!(names(&stored, "initContainers")[..ours.len()], *ours, "{}", golden.name);
         assert_eq!(stored["metadata"]["labels"]["postern.dev/injected"], "true", "{}", golden.name);
         // No token for the API server, which its own plugin mounts wherever nothing stands there.
-        let mounts = stored["spec"]["initContainers"][0]["volumeMounts"].as_array().expect("mounts");
-        assert_eq!(mounts.len(), 3, "{}: {mounts:?}", golden.name);
+        for (index, name) in ours.iter().enumerate() {
+            let mounts = stored["spec"]["initContainers"][index]["volumeMounts"].as_array().expect("mounts");
+            assert_eq!(mounts.len(), if *name == "postern" { 3 } else { 1 }, "{}: {mounts:?}", golden.name);
+        }
     }
     for golden in Golden::all("unchanged-") {
         if golden.name == "unchanged-not-a-creation" {
@@ -88,6 +91,38 @@ fn each_golden_patch_makes_a_pod_with_a_sidecar() {
         assert!(output.status.success(), "{}: {}", golden.name, stderr(&output));
         let stored = hook.server.get(&["pods", "--namespace", &namespace])["items"][0].take();
         assert_eq!(names(&stored, "initContainers"), [""; 0], "{}", golden.name);
+    }
+}
+
+/// What the Pod Security Standards say of each capture.
+#[test]
+fn only_redirect_needs_a_privileged_namespace() {
+    let hook = Hook::start(ConfigMapSearch::Off);
+    let hard = json!({
+        "runAsUser": 1000, "runAsNonRoot": true, "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    let verdict = |level: &str, capture: &str| {
+        let labels = json!({"pod-security.kubernetes.io/enforce": level});
+        let annotations = json!({"config.postern.dev/capture": capture});
+        let namespace = hook.namespace("standard", &json!({"labels": labels, "annotations": annotations}));
+        let mut pod = pod("pod", Some("true"), None);
+        pod["spec"]["containers"][0]["securityContext"] = hard.clone();
+        let output = hook.create(&namespace, &pod);
+        if output.status.success() {
+            let sidecars = names(&hook.pod(&namespace, "pod"), "initContainers");
+            assert!(sidecars.contains(&"postern".to_owned()), "{sidecars:?}");
+            return "created".to_owned();
+        }
+        stderr(&output)
+    };
+    for capture in ["endpoint", "proxy"] {
+        assert_eq!(verdict("restricted", capture), "created", "{capture}");
+    }
+    assert_eq!(verdict("privileged", "redirect"), "created");
+    for level in ["baseline", "restricted"] {
+        let said = verdict(level, "redirect");
+        assert!(said.contains(&format!("violates PodSecurity \"{level}")) && said.contains("postern-init"), "{said}");
     }
 }
 
