@@ -1,5 +1,6 @@
 //! What is decided of what was seen.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;

@@ -287,17 +287,21 @@ fn what_may_be_done_to_a_pod_of_ours_is_let_through() {
     let server = server();
     let spaces = Spaces::new(server, "later", &json!({}));
     for namespace in [&spaces.deny, &spaces.warn] {
-        for pod in [good("ours"), plain("unmarked", None)] {
+        for pod in [good("ours"), captured("redirected", "redirect"), plain("unmarked", None)] {
             let output = create(server, namespace, &pod, &[]);
             assert!(output.status.success(), "{}", stderr(&output));
         }
         let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "none.invalid/d", "targetContainerName": "agent"}]}});
         let debug = debug.to_string();
+        let context = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]}});
+        let confined = json!({"name": "d", "image": "none.invalid/d", "securityContext": context});
+        let confined = json!({"spec": {"ephemeralContainers": [confined]}}).to_string();
         for arguments in [
             &["label", "pod", "ours", "team=x"][..],
             &["annotate", "pod", "ours", "postern.dev/status=mine", "--overwrite"],
             &["set", "image", "pod/ours", "agent=none.invalid/other"],
             &["patch", "pod", "ours", "--subresource=ephemeralcontainers", "--patch", &debug],
+            &["patch", "pod", "redirected", "--subresource=ephemeralcontainers", "--patch", &confined],
             &["label", "pod", "unmarked", "team=x"],
         ] {
             let output = server.try_kubectl(&[arguments, &["--namespace", namespace]].concat(), "");

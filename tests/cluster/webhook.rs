@@ -24,6 +24,15 @@ fn pod(name: &str, label: Option<&str>, annotation: Option<&str>) -> Value {
     })
 }
 
+/// The same with a capture, and nothing by which it could get past one.
+fn captured(name: &str, capture: &str) -> Value {
+    let mut pod = pod(name, Some("true"), None);
+    pod["metadata"]["annotations"]["config.postern.dev/capture"] = json!(capture);
+    let context = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    pod["spec"]["containers"][0]["securityContext"] = context;
+    pod
+}
+
 fn names(pod: &Value, list: &str) -> Vec<String> {
     let all = pod["spec"][list].as_array().into_iter().flatten();
     all.map(|one| one["name"].as_str().unwrap_or_default().to_owned()).collect()
@@ -104,9 +113,8 @@ fn only_redirect_needs_a_privileged_namespace() {
     });
     let verdict = |level: &str, capture: &str| {
         let labels = json!({"pod-security.kubernetes.io/enforce": level});
-        let annotations = json!({"config.postern.dev/capture": capture});
-        let namespace = hook.namespace("standard", &json!({"labels": labels, "annotations": annotations}));
-        let mut pod = pod("pod", Some("true"), None);
+        let namespace = hook.namespace("standard", &json!({"labels": labels}));
+        let mut pod = captured("pod", capture);
         pod["spec"]["containers"][0]["securityContext"] = hard.clone();
         let output = hook.create(&namespace, &pod);
         if output.status.success() {
@@ -171,6 +179,14 @@ fn the_configuration_calls_for_whom_it_should() {
 #[test]
 fn the_second_call_changes_nothing() {
     let hook = Hook::start(ConfigMapSearch::Off);
+    for (capture, ours) in
+        [("endpoint", &["postern"][..]), ("proxy", &["postern"]), ("redirect", &["postern-init", "postern"])]
+    {
+        second_call(&hook, capture, ours);
+    }
+}
+
+fn second_call(hook: &Hook, capture: &str, ours: &[&str]) {
     let namespace = hook.namespace("twice", &json!({}));
     // A plugin that works between the two calls: it puts a limit where we set none.
     let limits = json!({"type": "Container", "default": {"cpu": "2", "memory": "1Gi"}, "defaultRequest": {"cpu": "1"}});
@@ -179,7 +195,7 @@ fn the_second_call_changes_nothing() {
     let before = (hook.count("injected", ""), hook.count("unchanged", "already_injected"));
     // The plugin knows the range a little later, too.
     let stored = eventually("the range is in force", || {
-        let output = hook.create(&namespace, &pod("pod", Some("true"), None));
+        let output = hook.create(&namespace, &captured("pod", capture));
         assert!(output.status.success(), "{}", stderr(&output));
         let stored = hook.pod(&namespace, "pod");
         if stored.pointer("/spec/containers/0/resources/limits/cpu").is_some() {
@@ -188,9 +204,10 @@ fn the_second_call_changes_nothing() {
         hook.server.kubectl(&["delete", "pod", "pod", "--namespace", &namespace, "--now"]);
         Err("no limit yet".into())
     });
-    let sidecar = &stored["spec"]["initContainers"][0];
-    assert_eq!(sidecar["resources"]["limits"], json!({"cpu": "2", "memory": "96Mi"}), "the plugin came in between");
-    assert_eq!(names(&stored, "initContainers"), ["postern"]);
+    for one in stored["spec"]["initContainers"].as_array().expect("a list") {
+        assert_eq!(one["resources"]["limits"], json!({"cpu": "2", "memory": "96Mi"}), "the plugin came in between");
+    }
+    assert_eq!(names(&stored, "initContainers"), ours);
     let after = (hook.count("injected", ""), hook.count("unchanged", "already_injected"));
     assert!(after.0 > before.0);
     assert_eq!(after.0 - before.0, after.1 - before.1, "each injection is followed by a second call");
@@ -245,8 +262,14 @@ fn fields_newer_than_our_types_are_kept() {
 #[test]
 fn a_dry_run_gets_the_same_answer_and_leaves_nothing() {
     let hook = Hook::start(ConfigMapSearch::Off);
+    for capture in ["endpoint", "proxy", "redirect"] {
+        dry_run(&hook, capture);
+    }
+}
+
+fn dry_run(hook: &Hook, capture: &str) {
     let namespace = hook.namespace("dry", &json!({}));
-    let mut object = pod("pod", Some("true"), None);
+    let mut object = captured("pod", capture);
     // That volume has a random name.
     object["spec"]["automountServiceAccountToken"] = json!(false);
     let dry = create(hook.server, &namespace, &object, &["--dry-run=server", "--output=json"]);
