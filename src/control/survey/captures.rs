@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Finding, Place, Topic};
 use super::pods::{ANEW, Measure, PodSeen, Sidecar, counted};
 use crate::api::CONFIG_PREFIX;
-use crate::api::capture::Capture;
+use crate::core::capture::Capture;
 
 /// Label of a namespace: which Pod Security Standard its pods must keep.
 pub(super) const STANDARD: &str = "pod-security.kubernetes.io/enforce";

@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::captures;
 use super::finding::{Finding, Place, Seen, Topic, Unseen};
-use crate::api::capture::Capture;
 use crate::api::{INJECT, INJECTED, env};
 use crate::control::admission::{is_wanted, sidecar};
+use crate::core::capture::Capture;
 use crate::tls::client::certificates;
 
 /// Namespaces that the webhook is never called for, beside the installation's own.
