@@ -62,6 +62,8 @@ fn redirectors() -> Vec<Attack> {
         pod("one more capability", init("/securityContext/capabilities/add/-", json!("NET_RAW")), PRIVILEGE),
         pod("all that root has", init("/securityContext/capabilities/drop", Value::Null), PRIVILEGE),
         pod("a writable root of it", init("/securityContext/readOnlyRootFilesystem", Value::Null), PRIVILEGE),
+        pod("system calls of every kind", init("/securityContext/seccompProfile", Value::Null), PRIVILEGE),
+        pod("a user without the capability", init("/securityContext/runAsUser", json!(1000)), PRIVILEGE),
         pod("no security context of it", init("/securityContext", Value::Null), PRIVILEGE),
     ]
 }
