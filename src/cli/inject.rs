@@ -240,11 +240,15 @@ mod tests {
     use super::*;
     use crate::config::sidecar::{SourceSettings, of_pod};
     use crate::control::admission::settings::{Allowed, PullPolicy, Resources};
+    use crate::core::capture::{Capture, HostPattern};
 
     /// What the webhook writes, the sidecar reads: each variable as it is meant.
     #[test]
     fn the_sidecar_reads_what_is_injected() {
+        let roots = rcgen::generate_simple_self_signed(vec!["root.example".into()]).unwrap().cert.pem();
         let annotations = json!({
+            "config.postern.dev/capture": "redirect",
+            "config.postern.dev/passthrough-hosts": "files.pypi.example, *.a.example",
             "config.postern.dev/servers": "github, jira",
             "config.postern.dev/log-level": "debug",
             "config.postern.dev/shutdown-grace": "7s",
@@ -260,15 +264,21 @@ mod tests {
             image_pull_secrets: Vec::new(),
             broker: "https://broker.example:8443".into(),
             broker_ca: Some(rcgen::generate_simple_self_signed(vec!["broker.example".into()]).unwrap().cert.pem()),
-            extra_roots: None,
+            extra_roots: Some(roots.clone()),
             resolvers: vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()],
             resources: Resources::default(),
-            allowed: Allowed::default(),
+            allowed: Allowed {
+                passthrough_hosts: ["*.pypi.example", "*.a.example"]
+                    .iter()
+                    .filter_map(|text| HostPattern::parse(text))
+                    .collect(),
+                ..Allowed::default()
+            },
         };
         let verdict = decide(&pod, &NamespaceMeta::default(), &[], &settings);
         let Outcome::Patched(patch) = verdict.outcome else { panic!("{verdict:?}") };
-        let is_sidecar = |value: &&Value| value.pointer("/0/name") == Some(&json!("postern"));
-        let sidecar = patch.operations().iter().map(|operation| &operation.value).find(is_sidecar).unwrap();
+        let is_list = |value: &&Value| value.pointer("/1/name") == Some(&json!("postern"));
+        let list = patch.operations().iter().map(|operation| &operation.value).find(is_list).unwrap();
         let of_pod_fields = HashMap::from([
             ("metadata.name", "agent-0"),
             ("metadata.namespace", "research"),
@@ -276,7 +286,7 @@ mod tests {
             ("spec.serviceAccountName", "research-agent"),
             ("status.podIP", "fd00::7"),
         ]);
-        let variables: HashMap<String, String> = sidecar[0]["env"]
+        let variables: HashMap<String, String> = list[1]["env"]
             .as_array()
             .unwrap()
             .iter()
@@ -290,6 +300,11 @@ mod tests {
         let read = of_pod(&|name| variables.get(name).cloned()).unwrap();
         assert_eq!(read.caller.key.namespace.as_str(), "research");
         assert_eq!(read.caller.key.service_account.as_str(), "research-agent");
+        let capture = &read.proxy.capture;
+        let passed: Vec<String> = capture.passthrough.iter().map(ToString::to_string).collect();
+        assert_eq!((capture.kind, capture.port), (Capture::Redirect, 15103));
+        assert_eq!(passed, ["files.pypi.example", "*.a.example"]);
+        assert_eq!(read.extra_roots, roots.as_bytes());
         assert_eq!(read.shutdown_grace, std::time::Duration::from_secs(7));
         assert_eq!(read.log.level, tracing::level_filters::LevelFilter::DEBUG);
         let SourceSettings::Broker(broker) = &read.source else { panic!("{:?}", read.source) };

@@ -54,39 +54,6 @@ fn names_are_stable_and_their_own() {
     assert_eq!(unseen("list Secrets in a").to_string(), "may not list Secrets in a");
 }
 
-/// A host is bound by whichever binding came first; one that is called in clear text needs no certificate.
-#[test]
-fn hosts_are_bound_by_the_oldest_of_their_bindings() {
-    let one = |name: &str, url: &str, born: u32| {
-        json!({
-            "apiVersion": "postern.dev/v1alpha1",
-            "kind": "CredentialBinding",
-            "metadata": {"name": name, "namespace": "ns", "creationTimestamp": format!("2026-01-01T00:00:{born:02}Z")},
-            "spec": {
-                "serviceAccounts": ["x"],
-                "server": {"name": name, "url": url, "allowPlaintext": url.starts_with("http:")},
-                "credential": {"type": "Bearer", "secretRef": {"name": "s", "key": "k"}},
-            },
-        })
-    };
-    let list = vec![
-        one("a", "https://api.example/a", 7),
-        one("b", "https://api.example/b", 3),
-        one("c", "https://other.example/", 5),
-        one("d", "http://clear.example/", 1),
-    ];
-    let hosts = bindings::hosts(&list);
-    let mut all = Bindings::new(list);
-    let known = all.settle(&namespace("ns"), &BTreeSet::new(), &[]);
-    let bound = bound(&known, &hosts);
-    let told: Vec<String> = bound[&("ns".to_owned(), "x".to_owned())]
-        .iter()
-        .map(|(host, born)| format!("{host} {}", serde_json::to_value(born).unwrap().as_str().unwrap()))
-        .collect();
-    assert_eq!(told, ["api.example 2026-01-01T00:00:03Z", "other.example 2026-01-01T00:00:05Z"]);
-    assert_eq!(bound.len(), 1);
-}
-
 // ---- the installation ----
 
 #[test]
@@ -238,6 +205,31 @@ fn known(list: Vec<Value>, read: Vec<Seen<Contents>>) -> Vec<Known> {
 
 fn judged(list: Vec<Value>, read: Vec<Seen<Contents>>) -> Vec<Finding> {
     known(list, read).iter().flat_map(bindings::judge).collect()
+}
+
+/// A host is bound by whichever binding came first; one that is called in clear text needs no certificate.
+#[test]
+fn hosts_are_bound_by_the_oldest_of_their_bindings() {
+    let one = |name: &str, url: &str, born: u32| {
+        binding(name, &["x"], born, |spec| {
+            spec["server"]["url"] = json!(url);
+            spec["server"]["allowPlaintext"] = json!(url.starts_with("http:"));
+        })
+    };
+    let list = vec![
+        one("a", "https://api.example/a", 7),
+        one("b", "https://api.example/b", 3),
+        one("c", "https://other.example/", 5),
+        one("d", "http://clear.example/", 1),
+    ];
+    let hosts = bindings::hosts(&list);
+    let bound = bound(&known(list, Vec::new()), &hosts);
+    let told: Vec<String> = bound[&("ns".to_owned(), "x".to_owned())]
+        .iter()
+        .map(|(host, born)| format!("{host} {}", serde_json::to_value(born).unwrap().as_str().unwrap()))
+        .collect();
+    assert_eq!(told, ["api.example 2026-01-01T00:00:03Z", "other.example 2026-01-01T00:00:05Z"]);
+    assert_eq!(bound.len(), 1);
 }
 
 #[test]
