@@ -93,7 +93,8 @@ fn host(text: &str) -> Result<HostPattern, &'static str> {
 }
 
 fn network(text: &str) -> Result<Cidr, &'static str> {
-    Cidr::parse(text).ok_or("expected a network such as 10.0.0.0/8")
+    // All there is: nothing would be redirected.
+    Cidr::parse(text).filter(|network| network.bits() > 0).ok_or("expected a network such as 10.0.0.0/8")
 }
 
 impl InjectionArgs {
@@ -155,6 +156,12 @@ fn unfit_roots(pem: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn not_everything_is_left_uncaptured() {
+        assert!(network("10.0.0.0/8").is_ok() && network("fd00::/8").is_ok());
+        assert!(network("0.0.0.0/0").is_err() && network("::/0").is_err());
+    }
 
     #[test]
     fn only_certificates_get_into_pods() {

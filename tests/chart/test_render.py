@@ -49,6 +49,7 @@ INVALID = {
     "/injection/allowed/hostPaths/0": {"injection": {"allowed": {"hostPaths": ["/a'] + ['/"]}}},
     "/injection/allowed/captures/0": {"injection": {"allowed": {"captures": ["none"]}}},
     "/injection/allowed/captures': minItems": {"injection": {"allowed": {"captures": []}}},
+    "/injection/allowed/skipCidrs/0": {"injection": {"allowed": {"skipCidrs": ["0.0.0.0/0"]}}},
     "/injection/extraRoots': 'not' failed": {"injection": {"extraRoots": CERTIFICATE_AND_KEY}},
     "/injection/extraRoots': 'text'": {"injection": {"extraRoots": "text"}},
     "/policies/previousImages/0": {"policies": {"previousImages": ["x' , 'y"]}},
