@@ -13,12 +13,14 @@ use std::time::UNIX_EPOCH;
 use postern::api::document::{Located, Problem, read_bindings};
 use postern::api::shape::{Fields, Shape};
 use postern::config::sidecar as config;
+use postern::control::admission::agent;
 use postern::control::admission::config::KEYS;
 use postern::control::admission::reason::{AdmissionReason, Unchanged};
 use postern::control::broker::Refusal as BrokerRefusal;
 use postern::control::status::{SAYINGS, WriteResult};
 use postern::control::survey::Topic;
 use postern::core::binding::Binding;
+use postern::core::capture::Capture;
 use postern::core::reason::{Fault, Reason};
 use postern::telemetry::metrics::broker::{BrokerMetrics, Followed};
 use postern::telemetry::metrics::controller::ControllerMetrics;
@@ -327,6 +329,17 @@ fn every_admission_reason_and_annotation_has_its_row() {
     let reasons: Vec<&str> = AdmissionReason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(documented("admission reason"), reasons);
     assert_eq!(documented("annotation"), KEYS.map(|key| format!("config.postern.dev/{key}")));
+}
+
+#[test]
+fn every_variable_of_a_capture_has_its_row() {
+    let rows = tables(&read("docs/interception.md"), "agent variable").concat();
+    for (column, capture) in (1..).zip(Capture::ALL) {
+        let given = rows.iter().filter(|row| !cell(row, column).is_empty());
+        let documented: Vec<_> = given.map(|row| (code(cell(row, 0)), code(cell(row, column)))).collect();
+        let set = agent::environment(capture, &[]).into_iter().map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(documented, set.collect::<Vec<_>>(), "{capture}");
+    }
 }
 
 /// `path kind` of each field, parents before their children.

@@ -141,11 +141,11 @@ fn injection(args: &Args) -> Result<InjectionSettings, String> {
     if args.linger >= args.shutdown_grace {
         return Err("--linger has to be less than --shutdown-grace: its last calls are to be answered".into());
     }
-    let mut settings = args.injection.settings()?;
+    let read = |file: &Path| std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()));
+    let mut settings = args.injection.settings(args.injection.extra_roots().map(read).transpose()?)?;
     settings.resolvers.clone_from(&args.resolvers);
     if args.resolvers.is_empty() {
-        let ours =
-            std::fs::read_to_string(Path::new(RESOLV_CONF)).map_err(|error| format!("{RESOLV_CONF}: {error}"))?;
+        let ours = read(Path::new(RESOLV_CONF))?;
         let wrong = |error| format!("{RESOLV_CONF}: {error}; --resolvers ADDRESSES names the cluster's");
         settings.resolvers = resolvers(&ours).map_err(wrong)?;
     }

@@ -119,7 +119,8 @@ fn settings(args: &Args) -> Result<InjectionSettings, Trouble> {
         let text = format!("--broker-ca {}: expected PEM certificates", args.broker_ca.display());
         return Err(Trouble::Given(vec![text]));
     }
-    let injection = args.injection.settings().map_err(|problem| Trouble::Given(vec![problem]))?;
+    let extra_roots = args.injection.extra_roots().map(content).transpose()?;
+    let injection = args.injection.settings(extra_roots).map_err(|problem| Trouble::Given(vec![problem]))?;
     Ok(InjectionSettings { broker_ca: Some(broker_ca), resolvers: args.resolvers.clone(), ..injection })
 }
 
@@ -237,13 +238,23 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::config::init_net;
     use crate::config::sidecar::{SourceSettings, of_pod};
     use crate::control::admission::settings::{Allowed, PullPolicy, Resources};
+    use crate::core::capture::{Capture, HostPattern};
+    use crate::core::network::Cidr;
 
-    /// What the webhook writes, the sidecar reads: each variable as it is meant.
-    #[test]
-    fn the_sidecar_reads_what_is_injected() {
+    fn certificate(name: &str) -> String {
+        rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.pem()
+    }
+
+    /// The init containers that a pod with every annotation for `redirect` gets.
+    fn written(broker_ca: &str, roots: &str) -> Value {
         let annotations = json!({
+            "config.postern.dev/capture": "redirect",
+            "config.postern.dev/passthrough-hosts": "files.pypi.example, *.a.example",
+            "config.postern.dev/skip-ports": "5432, 6379",
+            "config.postern.dev/skip-cidrs": "10.0.0.0/8,fd00::/8",
             "config.postern.dev/servers": "github, jira",
             "config.postern.dev/log-level": "debug",
             "config.postern.dev/shutdown-grace": "7s",
@@ -258,15 +269,28 @@ mod tests {
             image_pull_policy: PullPolicy::Never,
             image_pull_secrets: Vec::new(),
             broker: "https://broker.example:8443".into(),
-            broker_ca: Some(rcgen::generate_simple_self_signed(vec!["broker.example".into()]).unwrap().cert.pem()),
+            broker_ca: Some(broker_ca.to_owned()),
+            extra_roots: Some(roots.to_owned()),
             resolvers: vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()],
             resources: Resources::default(),
-            allowed: Allowed::default(),
+            allowed: Allowed {
+                passthrough_hosts: ["*.pypi.example", "*.a.example"]
+                    .into_iter()
+                    .filter_map(HostPattern::parse)
+                    .collect(),
+                skip_ports: vec![5432, 6379],
+                skip_cidrs: ["10.0.0.0/8", "fd00::/8"].into_iter().filter_map(Cidr::parse).collect(),
+                ..Allowed::default()
+            },
         };
         let verdict = decide(&pod, &NamespaceMeta::default(), &[], &settings);
         let Outcome::Patched(patch) = verdict.outcome else { panic!("{verdict:?}") };
-        let is_sidecar = |value: &&Value| value.pointer("/0/name") == Some(&json!("postern"));
-        let sidecar = patch.operations().iter().map(|operation| &operation.value).find(is_sidecar).unwrap();
+        let is_list = |value: &&Value| value.pointer("/1/name") == Some(&json!("postern"));
+        patch.operations().iter().map(|operation| &operation.value).find(is_list).unwrap().clone()
+    }
+
+    /// What a container finds in its environment.
+    fn variables(container: &Value) -> HashMap<String, String> {
         let of_pod_fields = HashMap::from([
             ("metadata.name", "agent-0"),
             ("metadata.namespace", "research"),
@@ -274,30 +298,53 @@ mod tests {
             ("spec.serviceAccountName", "research-agent"),
             ("status.podIP", "fd00::7"),
         ]);
-        let variables: HashMap<String, String> = sidecar[0]["env"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|one| {
-                let told = one["value"]
-                    .as_str()
-                    .unwrap_or_else(|| of_pod_fields[one["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap()]);
-                (one["name"].as_str().unwrap().to_owned(), told.to_owned())
-            })
-            .collect();
+        let told = |one: &Value| {
+            let value = one["value"].as_str();
+            let value =
+                value.unwrap_or_else(|| of_pod_fields[one["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap()]);
+            (one["name"].as_str().unwrap().to_owned(), value.to_owned())
+        };
+        container["env"].as_array().unwrap().iter().map(told).collect()
+    }
+
+    /// What the webhook writes, the sidecar reads: each variable as it is meant.
+    #[test]
+    fn the_sidecar_reads_what_is_injected() {
+        let (broker_ca, roots) = (certificate("broker.example"), certificate("root.example"));
+        let variables = variables(&written(&broker_ca, &roots)[1]);
         let read = of_pod(&|name| variables.get(name).cloned()).unwrap();
         assert_eq!(read.caller.key.namespace.as_str(), "research");
         assert_eq!(read.caller.key.service_account.as_str(), "research-agent");
+        let capture = &read.proxy.capture;
+        let passed: Vec<String> = capture.passthrough.iter().map(ToString::to_string).collect();
+        assert_eq!((capture.kind, capture.port), (Capture::Redirect, 15103));
+        assert_eq!(passed, ["files.pypi.example", "*.a.example"]);
+        assert_eq!(read.extra_roots, roots.as_bytes());
         assert_eq!(read.shutdown_grace, std::time::Duration::from_secs(7));
         assert_eq!(read.log.level, tracing::level_filters::LevelFilter::DEBUG);
         let SourceSettings::Broker(broker) = &read.source else { panic!("{:?}", read.source) };
         assert_eq!(broker.url.to_string(), "https://broker.example:8443/");
-        assert_eq!(Some(&*broker.ca), settings.broker_ca.as_ref().map(String::as_bytes));
+        assert_eq!(&*broker.ca, broker_ca.as_bytes());
         assert!(broker.pod.hardened);
         assert_eq!(read.admin.to_string(), "[fd00::7]:15190");
         let servers = broker.pod.servers.iter().flatten().map(ToString::to_string);
         assert_eq!(servers.collect::<std::collections::BTreeSet<_>>(), ["github", "jira"].map(str::to_owned).into());
         let resolvers = format!("{:?}", read.proxy.dial.resolvers);
         assert!(resolvers.contains("10.96.0.10:53") && resolvers.contains("[fd00::a]:53"), "{resolvers}");
+    }
+
+    /// Likewise the init container of `redirect`, without a flag.
+    #[test]
+    fn the_init_container_reads_what_is_injected() {
+        let init = written(&certificate("broker.example"), &certificate("root.example"))[0].take();
+        assert_eq!(init["args"], json!(["init-net"]));
+        let variables = variables(&init);
+        let read = init_net::read(&init_net::Given::default(), &|name| variables.get(name).cloned());
+        let Ok(read) = read else { panic!("{variables:?}") };
+        let texts = |items: &[Cidr]| items.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(read.ports, [5432, 6379]);
+        assert_eq!(texts(&read.networks), ["10.0.0.0/8", "fd00::/8"]);
+        let resolvers: Vec<String> = read.resolvers.iter().map(ToString::to_string).collect();
+        assert_eq!(resolvers, ["10.96.0.10:53", "[fd00::a]:53"]);
     }
 }

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::api::INJECT;
+use crate::core::capture::Capture;
 use crate::core::patch::Patch;
 use pod::{Pod, field, objects, text};
 use reason::{AdmissionReason, Fault, Unchanged};
 use settings::InjectionSettings;
 use switch::{PodSwitch, Switch};
 
+pub mod agent;
 mod compare;
 pub mod config;
 mod inject;
@@ -143,6 +145,9 @@ fn decided(
         Err(more) => faults.extend(more),
         Ok(config) => {
             warn(pod, &config, warnings);
+            if config.capture == Capture::Redirect {
+                faults.extend(rules::redirected(pod));
+            }
             match inject::patch(pod, &config, settings) {
                 Err(more) => faults.extend(more),
                 Ok(patch) if faults.is_empty() && patch.is_empty() => {
@@ -158,11 +163,10 @@ fn decided(
 
 /// What is allowed and yet likely not meant.
 fn warn(pod: Pod<'_>, config: &config::PodConfig, warnings: &mut Vec<String>) {
-    for key in &config.idle {
-        warnings.push(format!("postern: {}{key} has no effect with capture endpoint", crate::api::CONFIG_PREFIX));
-    }
     for container in rules::others(pod).filter(|one| !config.skip.iter().any(|name| name == one.name())) {
-        if calls_loopback_through_a_proxy(container.raw) {
+        warnings.extend(agent::kept(container, config.capture, &config.no_proxy));
+        // What the proxy's variables lack is set, or was told above.
+        if config.capture != Capture::Proxy && calls_loopback_through_a_proxy(container.raw) {
             warnings.push(format!(
                 "postern: {container} sets HTTP_PROXY without 127.0.0.1 in NO_PROXY; its calls would go to that proxy"
             ));

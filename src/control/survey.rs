@@ -8,13 +8,14 @@
 //! have bindings are read, and let go with the namespace they are of.
 
 mod bindings;
+mod captures;
 mod finding;
 mod installation;
 mod pods;
 mod read;
 mod rights;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -25,14 +26,14 @@ use kube::core::PartialObjectMeta;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use self::bindings::{Bindings, Known};
+use self::bindings::{Bindings, Dated, Known};
 pub use self::finding::{Finding, Grade, Place, Section, Seen, Topic, Unseen, Why};
 use self::installation::Policies;
 pub use self::installation::{POLICIES, SIGNERS, SIGNERS_KEY};
-use self::pods::{Measure, PodSeen};
+use self::pods::{Bound, Measure, NamespaceSeen, PodSeen};
 pub use self::rights::BROKER_ACCOUNT;
 use crate::api::INJECT;
-use crate::core::name::{CallerKey, Namespace};
+use crate::core::name::{BindingId, CallerKey, Namespace};
 use crate::core::wire::Snapshot;
 
 /// The Deployment that says which image is injected.
@@ -83,8 +84,12 @@ impl Survey {
         findings.push(installation::signers(self.scope.home.as_str(), &signers));
 
         self.at("bindings", 0, None);
+        let mut hosts = BTreeMap::new();
         let known = match read::bindings(&self.client, self.scope.namespace.as_ref()).await {
-            Ok(list) => Ok(self.look(Bindings::new(list)).await),
+            Ok(list) => {
+                hosts = bindings::hosts(&list);
+                Ok(self.look(Bindings::new(list)).await)
+            }
             Err(why) => {
                 let mut finding = Finding::unchecked(Topic::Binding, Place::all("CredentialBindings"), &why);
                 if self.scope.namespace.is_none() && why.why == Why::Forbidden {
@@ -110,7 +115,7 @@ impl Survey {
             let place = Place::of_cluster("Namespace", name.as_str());
             findings.push(Finding::wrong(Topic::Injection, place, "there is no such namespace", "see --namespace"));
         }
-        let bound = known.map(|known| bound(&known));
+        let bound = known.map(|known| bound(&known, &hosts));
         let home = self.scope.home.as_str();
         let measure = Measure { home, namespaces: &namespaces, bound: &bound, image: &image, signers: &signers };
         findings.extend(pods::judge(&pods, &measure));
@@ -174,13 +179,18 @@ impl Survey {
         Ok(containers.into_iter().find_map(|container| argument(&container.args?, "--image")))
     }
 
-    async fn namespaces(&self) -> Seen<BTreeMap<String, Option<String>>> {
+    async fn namespaces(&self) -> Seen<BTreeMap<String, NamespaceSeen>> {
         self.at("namespaces", 0, None);
         let api: Api<PartialObjectMeta<v1::Namespace>> = Api::all(self.client.clone());
         let mut all = BTreeMap::new();
         let mut take = |namespace: PartialObjectMeta<v1::Namespace>| {
-            let switch = namespace.metadata.labels.and_then(|mut labels| labels.remove(INJECT));
-            all.insert(namespace.metadata.name.unwrap_or_default(), switch);
+            let mut labels = namespace.metadata.labels.unwrap_or_default();
+            let seen = NamespaceSeen {
+                switch: labels.remove(INJECT),
+                standard: labels.remove(captures::STANDARD),
+                capture: namespace.metadata.annotations.and_then(|mut all| all.remove(&captures::annotation())),
+            };
+            all.insert(namespace.metadata.name.unwrap_or_default(), seen);
         };
         match &self.scope.namespace {
             None => read::list(&api, None, "Namespaces", take).await?,
@@ -240,12 +250,18 @@ fn argument(arguments: &[String], flag: &str) -> Option<String> {
     }
 }
 
-fn bound(known: &[Known]) -> BTreeSet<(String, String)> {
-    let accounts = known.iter().flat_map(|known| {
-        let namespace = known.facts.id.namespace.to_string();
-        known.facts.standing.keys().map(move |account| (namespace.clone(), account.to_string()))
-    });
-    accounts.collect()
+fn bound(known: &[Known], hosts: &BTreeMap<BindingId, Dated>) -> Bound {
+    let mut bound = Bound::new();
+    for facts in known.iter().map(|known| &known.facts) {
+        for account in facts.standing.keys() {
+            let of_account = bound.entry((facts.id.namespace.to_string(), account.to_string())).or_default();
+            let Some(Dated { host: Some(host), created }) = hosts.get(&facts.id) else { continue };
+            // Whichever came first.
+            let first = of_account.entry(host.clone()).or_insert_with(|| created.clone());
+            *first = first.take().min(created.clone());
+        }
+    }
+    bound
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What is decided of what was seen.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -204,6 +205,31 @@ fn known(list: Vec<Value>, read: Vec<Seen<Contents>>) -> Vec<Known> {
 
 fn judged(list: Vec<Value>, read: Vec<Seen<Contents>>) -> Vec<Finding> {
     known(list, read).iter().flat_map(bindings::judge).collect()
+}
+
+/// A host is bound by whichever binding came first; one that is called in clear text needs no certificate.
+#[test]
+fn hosts_are_bound_by_the_oldest_of_their_bindings() {
+    let one = |name: &str, url: &str, born: u32| {
+        binding(name, &["x"], born, |spec| {
+            spec["server"]["url"] = json!(url);
+            spec["server"]["allowPlaintext"] = json!(url.starts_with("http:"));
+        })
+    };
+    let list = vec![
+        one("a", "https://api.example/a", 7),
+        one("b", "https://api.example/b", 3),
+        one("c", "https://other.example/", 5),
+        one("d", "http://clear.example/", 1),
+    ];
+    let hosts = bindings::hosts(&list);
+    let bound = bound(&known(list, Vec::new()), &hosts);
+    let told: Vec<String> = bound[&("ns".to_owned(), "x".to_owned())]
+        .iter()
+        .map(|(host, born)| format!("{host} {}", serde_json::to_value(born).unwrap().as_str().unwrap()))
+        .collect();
+    assert_eq!(told, ["api.example 2026-01-01T00:00:03Z", "other.example 2026-01-01T00:00:05Z"]);
+    assert_eq!(bound.len(), 1);
 }
 
 #[test]

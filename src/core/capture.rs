@@ -41,6 +41,17 @@ impl Capture {
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|capture| capture.as_str() == text)
     }
+
+    /// Whether agents call the servers' own URLs, and so meet the pod's CA.
+    pub const fn intercepts(self) -> bool {
+        matches!(self, Self::Proxy | Self::Redirect)
+    }
+}
+
+impl fmt::Display for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// How one request came in.
@@ -185,6 +196,15 @@ impl HostPattern {
             (Self::Exact(exact), host) => exact == host,
             (Self::Below(suffix), Host::Name(name)) => name.len() > suffix.len() && name.ends_with(suffix),
             (Self::Below(_), Host::Address(_)) => false,
+        }
+    }
+
+    /// Whether every host that `other` matches is matched by this one, too.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Exact(host)) => self.matches(host),
+            (Self::Below(suffix), Self::Below(longer)) => longer.ends_with(suffix.as_str()),
+            (Self::Exact(_), Self::Below(_)) => false,
         }
     }
 }

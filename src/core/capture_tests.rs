@@ -132,3 +132,28 @@ fn a_host_that_is_bound_or_was_is_never_led_through() {
         assert_eq!(told(scope.verdict_in_clear(&now, &host(name))), in_clear, "{name} in clear");
     }
 }
+
+#[test]
+fn a_pattern_covers_what_is_below_it_and_nothing_else() {
+    let covers = |one: &str, other: &str| HostPattern::parse(one).unwrap().covers(&HostPattern::parse(other).unwrap());
+    for (one, other) in [
+        ("a.example", "A.example"),
+        ("*.example", "a.example"),
+        ("*.example", "b.a.example"),
+        ("*.example", "*.a.example"),
+        ("*.example", "*.example"),
+        ("10.0.0.1", "10.0.0.1"),
+    ] {
+        assert!(covers(one, other), "{one} {other}");
+    }
+    for (one, other) in [
+        ("a.example", "*.a.example"),
+        ("a.example", "b.a.example"),
+        ("*.example", "example"),
+        ("*.example", "badexample"),
+        ("*.example", "*.badexample"),
+        ("*.a.example", "*.example"),
+    ] {
+        assert!(!covers(one, other), "{one} {other}");
+    }
+}

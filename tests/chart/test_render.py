@@ -38,6 +38,7 @@ REFUSED = {
     },
     "raise controller.shutdownGraceSeconds": {"controller": {"lingerSeconds": 20}},
 }
+CERTIFICATE_AND_KEY = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
 # What the schema refuses, by what it says.
 INVALID = {
     "additional properties 'contoller' not allowed": {"contoller": {"replicas": 3}},
@@ -46,6 +47,11 @@ INVALID = {
     "/image/digest": {"image": {"digest": "sha256:1234"}},
     "/injection/configMapSearch": {"injection": {"configMapSearch": False}},
     "/injection/allowed/hostPaths/0": {"injection": {"allowed": {"hostPaths": ["/a'] + ['/"]}}},
+    "/injection/allowed/captures/0": {"injection": {"allowed": {"captures": ["none"]}}},
+    "/injection/allowed/captures': minItems": {"injection": {"allowed": {"captures": []}}},
+    "/injection/allowed/skipCidrs/0": {"injection": {"allowed": {"skipCidrs": ["0.0.0.0/0"]}}},
+    "/injection/extraRoots': 'not' failed": {"injection": {"extraRoots": CERTIFICATE_AND_KEY}},
+    "/injection/extraRoots': 'text'": {"injection": {"extraRoots": "text"}},
     "/policies/previousImages/0": {"policies": {"previousImages": ["x' , 'y"]}},
     "/webhook/excludedNamespaces/0": {"webhook": {"excludedNamespaces": ["*"]}},
     "invalid propertyName 'app.kubernetes.io/name'": {"commonLabels": {"app.kubernetes.io/name": "other"}},
@@ -158,8 +164,17 @@ class Notes(unittest.TestCase):
 
     def test_they_warn_of_what_weakens_the_promise_and_of_nothing_else(self) -> None:
         warnings = {name: re.findall(r"^WARNING: (\S+?):? ", self.notes(name), re.MULTILINE) for name in sets()}
-        weak = {"everything": ["broker.clusterWide", "injection.allowed"], "least": ["policies.enabled"]}
+        weak = {
+            "captures": ["injection.allowed"],
+            "everything": ["broker.clusterWide", "injection.allowed"],
+            "least": ["policies.enabled"],
+        }
         self.assertEqual({name: found for name, found in warnings.items() if found}, weak)
+
+    def test_they_tell_what_redirect_needs_where_pods_may_ask_for_it(self) -> None:
+        words = "pod-security.kubernetes.io/enforce: privileged"
+        self.assertIn(words, self.notes("captures"))
+        self.assertNotIn(words, self.notes("least"))
 
     def test_they_tell_how_to_scrape_where_nothing_else_does(self) -> None:
         self.assertIn("   - job_name: postern-sidecars\n", self.notes("default"))

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import time
 import unittest
 import urllib.error
@@ -24,6 +25,23 @@ def arguments(name: str) -> Iterator[tuple[str, list[str]]]:
         if document["kind"] == "Deployment":
             [container] = document["spec"]["template"]["spec"]["containers"]
             yield container["name"], container["args"]
+
+
+def mounted(name: str, component: str, args: list[str], folder: Path) -> list[str]:
+    """The same, with the files of the chart's ConfigMaps that it mounts below a folder of ours."""
+    rendered = documents(name)
+    maps = {one["metadata"]["name"]: one.get("data") for one in rendered if one["kind"] == "ConfigMap"}
+    [spec] = [spec for pod, spec in pods(rendered) if pod == f"postern-{component}"]
+    volumes = {volume["name"]: volume.get("configMap", {}).get("name") for volume in spec["volumes"]}
+    for mount in spec["containers"][0]["volumeMounts"]:
+        if (data := maps.get(volumes[mount["name"]])) is None:
+            continue
+        here = folder / mount["mountPath"].lstrip("/")
+        here.mkdir(parents=True)
+        for key, text in data.items():
+            (here / key).write_text(text)
+        args = [arg.replace(f"={mount['mountPath']}/", f"={here}/") for arg in args]
+    return args
 
 
 def local(args: list[str]) -> list[str]:
@@ -140,7 +158,8 @@ class Running(unittest.TestCase):
         """With a kubeconfig that is not there they get as far as reading all the others."""
         for name in sets():
             for component, args in arguments(name):
-                with self.subTest(values=name, component=component):
+                with self.subTest(values=name, component=component), tempfile.TemporaryDirectory() as folder:
+                    args = mounted(name, component, args, Path(folder))
                     more = (
                         ["--resolvers=10.96.0.10"]
                         if component == "controller" and "--resolvers" not in str(args)

@@ -231,6 +231,46 @@ fn each_kind_of_pod_is_told() {
     check(&[]).assert_code(0);
 }
 
+/// Pods whose calls are taken up on their way: what trusts the sidecar no more, and what it may not sign for.
+#[test]
+fn what_a_capture_makes_of_a_pod_is_told() {
+    const PAST: &str = "2020-01-01T00:00:00Z";
+    const LATER: &str = "2020-01-01T00:00:05Z";
+    const FUTURE: &str = "2199-01-01T00:00:00Z";
+    let cluster = Cluster::shared();
+    let space = cluster.space("captures");
+    let check = || cluster.check(&["--namespace", &space.name]);
+    assert_eq!(check().of("pod_authority"), [""; 0], "nothing is intercepted");
+
+    space.captured("fine", "redirect", 0, FUTURE, FUTURE);
+    let fine = check();
+    fine.assert_code(0);
+    fine.assert_all("ok");
+    fine.assert_says(
+        ("pod_security", ""),
+        &format!("ok: capture redirect is not forbidden by a label in {}", space.name),
+    );
+
+    space.captured("late", "proxy", 0, PAST, LATER);
+    let late = check();
+    late.assert_code(0);
+    late.assert_says(("bound_later", "late"), "warning: api.example was bound after its sidecar started");
+    assert_eq!(late.of("bound_later").len(), 1);
+    assert!(late.of("pod_authority")[0].starts_with("ok: "));
+
+    space.captured("again", "proxy", 1, FUTURE, LATER);
+    let again = check();
+    again.assert_code(0);
+    let is = "warning: its sidecar was started again and has a new authority; agent began before";
+    again.assert_says(("pod_authority", "again"), is);
+    assert_eq!(again.of("pod_authority").len(), 1);
+
+    space.label("pod-security.kubernetes.io/enforce=baseline");
+    let strict = check();
+    let is = "wrong: pod-security.kubernetes.io/enforce is baseline, which forbids the NET_ADMIN of postern-init";
+    strict.assert_only(("pod_security", &space.name), is);
+}
+
 /// Whoever may little is told what was not looked at, and never that it is well.
 #[test]
 fn a_caller_with_few_rights_is_told_what_was_not_checked() {

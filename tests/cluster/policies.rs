@@ -44,7 +44,19 @@ fn server() -> &'static ApiServer {
     server
 }
 
+/// What the administrator allows, as the golden reviews take it for granted.
+const ALLOWED: [(&str, &str); 3] =
+    [("passthroughHosts", "['*.pypi.example']"), ("skipPorts", "['5432']"), ("skipCidrs", "['10.0.0.0/8']")];
+
 fn install(server: &ApiServer, document: &Value) {
+    let mut document = document.clone();
+    for variable in document["spec"]["variables"].as_array_mut().into_iter().flatten() {
+        if let Some((_, list)) = ALLOWED.iter().find(|(name, _)| variable["name"] == *name) {
+            assert_eq!(variable["expression"], "[]", "nothing is allowed at first");
+            variable["expression"] = json!(list);
+        }
+    }
+    let document = &document;
     let post = |kind: &str, object: &Value| {
         server.create(&format!("/apis/admissionregistration.k8s.io/v1/{kind}"), object);
     };
@@ -124,6 +136,15 @@ fn good(name: &str) -> Value {
     injected(&plain(name, Some("true")), &NamespaceMeta::default())
 }
 
+/// A good pod with this capture, in which no other container gets past it.
+fn captured(name: &str, capture: &str) -> Value {
+    let mut pod = plain(name, Some("true"));
+    pod["metadata"]["annotations"]["config.postern.dev/capture"] = json!(capture);
+    pod["spec"]["containers"][0]["securityContext"] =
+        json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["NET_RAW", "SETUID", "SETGID"]}});
+    injected(&pod, &NamespaceMeta::default())
+}
+
 /// A good pod in which no other container could change what is shared.
 fn hardened(name: &str) -> Value {
     let mut pod = plain(name, Some("true"));
@@ -139,10 +160,13 @@ fn each_attack_is_stopped_by_its_rules_and_each_rule_stops_one_alone() {
     let disabled = Spaces::new(server, "disabled", &json!({"labels": {"postern.dev/inject": "disabled"}}));
     let enabled = Spaces::new(server, "enabled", &json!({"labels": {"postern.dev/inject": "enabled"}}));
     let enforce = Spaces::new(server, "enforce", &json!({"labels": {"postern.dev/inject": "enforce"}}));
+    let redirect = Spaces::new(server, "redirect", &json!({"annotations": {"config.postern.dev/capture": "redirect"}}));
     let targets = [
         ("agent-plain", plain("agent-plain", None)),
         ("agent-good", good("agent-good")),
         ("agent-hard", hardened("agent-hard")),
+        ("agent-proxied", captured("agent-proxied", "proxy")),
+        ("agent-redirected", captured("agent-redirected", "redirect")),
     ];
     for (name, pod) in &targets {
         for namespace in [&spaces.deny, &spaces.warn] {
@@ -158,6 +182,7 @@ fn each_attack_is_stopped_by_its_rules_and_each_rule_stops_one_alone() {
             "disabled" => &disabled,
             "enabled" => &enabled,
             "enforce" => &enforce,
+            "redirect" => &redirect,
             _ => &spaces,
         };
         let denied = attack.run(server, &within.deny);
@@ -262,17 +287,21 @@ fn what_may_be_done_to_a_pod_of_ours_is_let_through() {
     let server = server();
     let spaces = Spaces::new(server, "later", &json!({}));
     for namespace in [&spaces.deny, &spaces.warn] {
-        for pod in [good("ours"), plain("unmarked", None)] {
+        for pod in [good("ours"), captured("redirected", "redirect"), plain("unmarked", None)] {
             let output = create(server, namespace, &pod, &[]);
             assert!(output.status.success(), "{}", stderr(&output));
         }
         let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "none.invalid/d", "targetContainerName": "agent"}]}});
         let debug = debug.to_string();
+        let context = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]}});
+        let confined = json!({"name": "d", "image": "none.invalid/d", "securityContext": context});
+        let confined = json!({"spec": {"ephemeralContainers": [confined]}}).to_string();
         for arguments in [
             &["label", "pod", "ours", "team=x"][..],
             &["annotate", "pod", "ours", "postern.dev/status=mine", "--overwrite"],
             &["set", "image", "pod/ours", "agent=none.invalid/other"],
             &["patch", "pod", "ours", "--subresource=ephemeralcontainers", "--patch", &debug],
+            &["patch", "pod", "redirected", "--subresource=ephemeralcontainers", "--patch", &confined],
             &["label", "pod", "unmarked", "team=x"],
         ] {
             let output = server.try_kubectl(&[arguments, &["--namespace", namespace]].concat(), "");

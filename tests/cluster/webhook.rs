@@ -24,6 +24,15 @@ fn pod(name: &str, label: Option<&str>, annotation: Option<&str>) -> Value {
     })
 }
 
+/// The same with a capture, and nothing by which it could get past one.
+fn captured(name: &str, capture: &str) -> Value {
+    let mut pod = pod(name, Some("true"), None);
+    pod["metadata"]["annotations"]["config.postern.dev/capture"] = json!(capture);
+    let context = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    pod["spec"]["containers"][0]["securityContext"] = context;
+    pod
+}
+
 fn names(pod: &Value, list: &str) -> Vec<String> {
     let all = pod["spec"][list].as_array().into_iter().flatten();
     all.map(|one| one["name"].as_str().unwrap_or_default().to_owned()).collect()
@@ -67,11 +76,14 @@ fn each_golden_patch_makes_a_pod_with_a_sidecar() {
             assert!(stderr(&output).contains(&told), "{}: {}", golden.name, stderr(&output));
         }
         let stored = hook.server.get(&["pods", "--namespace", &namespace])["items"][0].take();
-        assert_eq!(names(&stored, "initContainers")[0], "postern", "{}", golden.name);
+        let ours: &[&str] = if golden.name.contains("redirect") { &["postern-init", "postern"] } else { &["postern"] };
+        assert_eq!(names(&stored, "initContainers")[..ours.len()], *ours, "{}", golden.name);
         assert_eq!(stored["metadata"]["labels"]["postern.dev/injected"], "true", "{}", golden.name);
         // No token for the API server, which its own plugin mounts wherever nothing stands there.
-        let mounts = stored["spec"]["initContainers"][0]["volumeMounts"].as_array().expect("mounts");
-        assert_eq!(mounts.len(), 3, "{}: {mounts:?}", golden.name);
+        for (index, name) in ours.iter().enumerate() {
+            let mounts = stored["spec"]["initContainers"][index]["volumeMounts"].as_array().expect("mounts");
+            assert_eq!(mounts.len(), if *name == "postern" { 3 } else { 1 }, "{}: {mounts:?}", golden.name);
+        }
     }
     for golden in Golden::all("unchanged-") {
         if golden.name == "unchanged-not-a-creation" {
@@ -88,6 +100,37 @@ fn each_golden_patch_makes_a_pod_with_a_sidecar() {
         assert!(output.status.success(), "{}: {}", golden.name, stderr(&output));
         let stored = hook.server.get(&["pods", "--namespace", &namespace])["items"][0].take();
         assert_eq!(names(&stored, "initContainers"), [""; 0], "{}", golden.name);
+    }
+}
+
+/// What the Pod Security Standards say of each capture.
+#[test]
+fn only_redirect_needs_a_privileged_namespace() {
+    let hook = Hook::start(ConfigMapSearch::Off);
+    let hard = json!({
+        "runAsUser": 1000, "runAsNonRoot": true, "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    let verdict = |level: &str, capture: &str| {
+        let labels = json!({"pod-security.kubernetes.io/enforce": level});
+        let namespace = hook.namespace("standard", &json!({"labels": labels}));
+        let mut pod = captured("pod", capture);
+        pod["spec"]["containers"][0]["securityContext"] = hard.clone();
+        let output = hook.create(&namespace, &pod);
+        if output.status.success() {
+            let sidecars = names(&hook.pod(&namespace, "pod"), "initContainers");
+            assert!(sidecars.contains(&"postern".to_owned()), "{sidecars:?}");
+            return "created".to_owned();
+        }
+        stderr(&output)
+    };
+    for capture in ["endpoint", "proxy"] {
+        assert_eq!(verdict("restricted", capture), "created", "{capture}");
+    }
+    assert_eq!(verdict("privileged", "redirect"), "created");
+    for level in ["baseline", "restricted"] {
+        let said = verdict(level, "redirect");
+        assert!(said.contains(&format!("violates PodSecurity \"{level}")) && said.contains("postern-init"), "{said}");
     }
 }
 
@@ -136,6 +179,14 @@ fn the_configuration_calls_for_whom_it_should() {
 #[test]
 fn the_second_call_changes_nothing() {
     let hook = Hook::start(ConfigMapSearch::Off);
+    for (capture, ours) in
+        [("endpoint", &["postern"][..]), ("proxy", &["postern"]), ("redirect", &["postern-init", "postern"])]
+    {
+        second_call(&hook, capture, ours);
+    }
+}
+
+fn second_call(hook: &Hook, capture: &str, ours: &[&str]) {
     let namespace = hook.namespace("twice", &json!({}));
     // A plugin that works between the two calls: it puts a limit where we set none.
     let limits = json!({"type": "Container", "default": {"cpu": "2", "memory": "1Gi"}, "defaultRequest": {"cpu": "1"}});
@@ -144,7 +195,7 @@ fn the_second_call_changes_nothing() {
     let before = (hook.count("injected", ""), hook.count("unchanged", "already_injected"));
     // The plugin knows the range a little later, too.
     let stored = eventually("the range is in force", || {
-        let output = hook.create(&namespace, &pod("pod", Some("true"), None));
+        let output = hook.create(&namespace, &captured("pod", capture));
         assert!(output.status.success(), "{}", stderr(&output));
         let stored = hook.pod(&namespace, "pod");
         if stored.pointer("/spec/containers/0/resources/limits/cpu").is_some() {
@@ -153,9 +204,10 @@ fn the_second_call_changes_nothing() {
         hook.server.kubectl(&["delete", "pod", "pod", "--namespace", &namespace, "--now"]);
         Err("no limit yet".into())
     });
-    let sidecar = &stored["spec"]["initContainers"][0];
-    assert_eq!(sidecar["resources"]["limits"], json!({"cpu": "2", "memory": "96Mi"}), "the plugin came in between");
-    assert_eq!(names(&stored, "initContainers"), ["postern"]);
+    for one in stored["spec"]["initContainers"].as_array().expect("a list") {
+        assert_eq!(one["resources"]["limits"], json!({"cpu": "2", "memory": "96Mi"}), "the plugin came in between");
+    }
+    assert_eq!(names(&stored, "initContainers"), ours);
     let after = (hook.count("injected", ""), hook.count("unchanged", "already_injected"));
     assert!(after.0 > before.0);
     assert_eq!(after.0 - before.0, after.1 - before.1, "each injection is followed by a second call");
@@ -210,8 +262,14 @@ fn fields_newer_than_our_types_are_kept() {
 #[test]
 fn a_dry_run_gets_the_same_answer_and_leaves_nothing() {
     let hook = Hook::start(ConfigMapSearch::Off);
+    for capture in ["endpoint", "proxy", "redirect"] {
+        dry_run(&hook, capture);
+    }
+}
+
+fn dry_run(hook: &Hook, capture: &str) {
     let namespace = hook.namespace("dry", &json!({}));
-    let mut object = pod("pod", Some("true"), None);
+    let mut object = captured("pod", capture);
     // That volume has a random name.
     object["spec"]["automountServiceAccountToken"] = json!(false);
     let dry = create(hook.server, &namespace, &object, &["--dry-run=server", "--output=json"]);

@@ -1,7 +1,8 @@
 {{/*
 A Deployment of the control plane, and its PodDisruptionBudget.
 
-The dictionary: root; component, its values at root.Values; args; port (name and number); tlsSecret, which may be empty.
+The dictionary: root; component, its values at root.Values; args; port (name and number); tlsSecret and extraRoots, which
+may be empty.
 */}}
 {{- define "postern.deployment" -}}
 {{- $root := .root }}
@@ -36,6 +37,10 @@ spec:
         {{- include "postern.selectorLabels" (list $root .component) | nindent 8 }}
       annotations:
         kubectl.kubernetes.io/default-container: {{ .component }}
+        {{- with .extraRoots }}
+        # They are read at the start.
+        checksum/extra-roots: {{ sha256sum . }}
+        {{- end }}
         {{- with $values.podAnnotations }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -126,6 +131,9 @@ spec:
         {{- if .tlsSecret }}
         - {name: tls, mountPath: /var/run/secrets/postern-tls, readOnly: true}
         {{- end }}
+        {{- if .extraRoots }}
+        - {name: extra-roots, mountPath: /etc/postern, readOnly: true}
+        {{- end }}
         {{- with $values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -134,6 +142,10 @@ spec:
       {{- if .tlsSecret }}
       - name: tls
         secret: {secretName: {{ .tlsSecret }}, defaultMode: 0440}
+      {{- end }}
+      {{- if .extraRoots }}
+      - name: extra-roots
+        configMap: {name: postern-extra-roots, defaultMode: 0444}
       {{- end }}
       {{- with $values.extraVolumes }}
       {{- toYaml . | nindent 6 }}

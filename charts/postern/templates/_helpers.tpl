@@ -34,13 +34,18 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ .Values.injection.image | default (include "postern.image" .) }}
 {{- end }}
 
+{{/* Items as a list of texts in CEL. */}}
+{{- define "postern.celList" -}}
+{{- $items := list -}}
+{{- range . -}}
+{{- $items = append $items (squote .) -}}
+{{- end -}}
+[{{ join ", " $items }}]
+{{- end }}
+
 {{/* The images that a sidecar may have, as a list in CEL. */}}
 {{- define "postern.sidecarImages" -}}
-{{- $images := list -}}
-{{- range prepend .Values.policies.previousImages (include "postern.sidecarImage" .) | uniq -}}
-{{- $images = append $images (squote .) -}}
-{{- end -}}
-[{{ join ", " $images }}]
+{{ include "postern.celList" (prepend .Values.policies.previousImages (include "postern.sidecarImage" .) | uniq) }}
 {{- end }}
 
 {{/* The namespaces whose pods never get a sidecar, as JSON. */}}
@@ -50,11 +55,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{/* The same, as a list in CEL. */}}
 {{- define "postern.excludedNamespacesCel" -}}
-{{- $names := list -}}
-{{- range include "postern.excludedNamespaces" . | fromJsonArray -}}
-{{- $names = append $names (squote .) -}}
-{{- end -}}
-[{{ join ", " $names }}]
+{{ include "postern.celList" (include "postern.excludedNamespaces" . | fromJsonArray) }}
 {{- end }}
 
 {{/* A name of the Service of a component that a resolver knows without a search list: (list $ "postern-broker") */}}
@@ -97,13 +98,4 @@ postern-webhook-tls
 {{- else -}}
 {{ .Values.webhook.tls.existingSecret }}
 {{- end -}}
-{{- end }}
-
-{{/* The paths of the node that pods with a sidecar may mount, as a list in CEL. */}}
-{{- define "postern.hostPaths" -}}
-{{- $paths := list -}}
-{{- range .Values.injection.allowed.hostPaths -}}
-{{- $paths = append $paths (squote .) -}}
-{{- end -}}
-[{{ join ", " $paths }}]
 {{- end }}

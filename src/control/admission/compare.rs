@@ -1,8 +1,8 @@
-//! Whether a container that is there is the sidecar as it would be written now.
+//! Whether a container that is there is the one of ours as it would be written now.
 
 use serde_json::{Value, json};
 
-use super::pod::{field, objects, text};
+use super::pod::{field, objects, text, texts};
 use super::quantity::Quantity;
 use super::reason::printable;
 use crate::api::env;
@@ -20,6 +20,10 @@ pub(super) fn difference(there: &Value, wanted: &Value) -> Option<String> {
     {
         return Some(name.into());
     }
+    // With it, an init container that ends would be one that stays.
+    if field(wanted, &["restartPolicy"]).is_none() && field(there, &["restartPolicy"]).is_some() {
+        return Some("restartPolicy".into());
+    }
     for (name, value) in wanted.as_object().into_iter().flatten() {
         let found = there.get(name).unwrap_or(&Value::Null);
         let same = match name.as_str() {
@@ -27,7 +31,7 @@ pub(super) fn difference(there: &Value, wanted: &Value) -> Option<String> {
             "resources" => same_resources(found, value),
             "imagePullPolicy" => found == value || *found == json!("Always"),
             "volumeMounts" => same_mounts(there, wanted),
-            "securityContext" => contains(found, value) && !is_widened(found),
+            "securityContext" => contains(found, value) && !is_widened(found, value),
             "startupProbe" | "readinessProbe" | "livenessProbe" => contains(found, value),
             _ => found == value,
         };
@@ -66,9 +70,10 @@ fn contains(found: &Value, wanted: &Value) -> bool {
     }
 }
 
-fn is_widened(context: &Value) -> bool {
+fn is_widened(context: &Value, wanted: &Value) -> bool {
+    let added = |context| texts(context, &["capabilities", "add"]).collect::<Vec<_>>();
     field(context, &["privileged"]).is_some_and(|value| *value != json!(false))
-        || field(context, &["capabilities", "add"]).is_some_and(|added| *added != json!([]))
+        || added(context) != added(wanted)
         || field(context, &["procMount"]).is_some_and(|mount| *mount != json!("Default"))
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::quantity::{QUANTITY, Quantity};
 use super::reason::{AdmissionReason, Fault, printable};
-use super::settings::{Allowed, HostPattern, InjectionSettings, Resources};
+use super::settings::{Allowed, InjectionSettings, Resources};
 use crate::api::CONFIG_PREFIX;
 use crate::api::duration::{DURATION, parse_duration};
+use crate::core::capture::{Capture, HostPattern};
 use crate::core::name::ServerName;
 use crate::core::network::Cidr;
 
@@ -27,14 +28,27 @@ pub const KEYS: [&str; 13] = [
     "shutdown-grace",
 ];
 
-/// Keys that say something about traffic which `endpoint` does not capture.
-const ONLY_WITH_CAPTURE: [&str; 4] = ["passthrough-hosts", "skip-ports", "skip-cidrs", "no-proxy"];
+/// Keys that say something about one way of capture only, or two.
+const OF_CAPTURES: [(&str, &[Capture]); 4] = [
+    ("passthrough-hosts", &[Capture::Proxy, Capture::Redirect]),
+    ("skip-ports", &[Capture::Redirect]),
+    ("skip-cidrs", &[Capture::Redirect]),
+    ("no-proxy", &[Capture::Proxy]),
+];
 
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// How a pod wants its sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PodConfig {
+    pub(super) capture: Capture,
+    /// What may be reached without a credential.
+    pub(super) passthrough_hosts: Vec<HostPattern>,
+    /// What is not redirected.
+    pub(super) skip_ports: Vec<u16>,
+    pub(super) skip_cidrs: Vec<Cidr>,
+    /// What is called without the proxy.
+    pub(super) no_proxy: Vec<String>,
     /// Narrows what the sidecar serves.
     pub(super) servers: Option<Vec<ServerName>>,
     /// Containers that get neither environment nor mounts.
@@ -42,8 +56,6 @@ pub(super) struct PodConfig {
     pub(super) log_level: Option<String>,
     pub(super) shutdown_grace: Option<String>,
     pub(super) resources: Resources,
-    /// Keys that have no effect.
-    pub(super) idle: Vec<&'static str>,
 }
 
 /// A value and where it stands.
@@ -107,21 +119,32 @@ impl<'a> Reader<'a> {
     }
 
     /// A list of which each item must be among what the administrator allows.
-    fn allowed<T>(&mut self, key: &str, expected: &str, parse: impl Fn(&'a str) -> Option<T>, is: impl Fn(&T) -> bool) {
-        let Some(items) = self.list(key, expected, parse) else { return };
-        let of_pod = self.given.get(key).is_some_and(|given| given.of_pod);
+    fn allowed<T, A: ToString>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        parse: impl Fn(&'a str) -> Option<T>,
+        (allowed, covers): (&[A], impl Fn(&A, &T) -> bool),
+    ) -> Vec<T> {
+        let items = self.list(key, expected, parse).unwrap_or_default();
         // What stands on the namespace is still not the administrator's word.
-        if !items.iter().all(is) {
-            let cause = format!("{CONFIG_PREFIX}{key} asks for more than the administrator allows");
-            self.fault(AdmissionReason::NotAllowed, of_pod, &cause);
+        if !items.iter().all(|item| allowed.iter().any(|one| covers(one, item))) {
+            let cause = format!("{CONFIG_PREFIX}{key} asks for more than the administrator allows: {}", told(allowed));
+            self.fault(AdmissionReason::NotAllowed, self.is_of_pod(key), &cause);
         }
+        items
+    }
+
+    fn is_of_pod(&self, key: &str) -> bool {
+        self.given.get(key).is_some_and(|given| given.of_pod)
     }
 
     fn config(&mut self, settings: &InjectionSettings) -> PodConfig {
-        self.capture();
-        self.captured(&settings.allowed);
-        let given = self.given.keys().copied();
-        let idle = ONLY_WITH_CAPTURE.into_iter().filter(|key| given.clone().any(|given| given == *key)).collect();
+        let allowed = &settings.allowed;
+        let capture = self.capture(&allowed.captures);
+        if let Some(capture) = capture {
+            self.drop_meaningless(capture);
+        }
         let servers = self.list("servers", "names of servers", |item| ServerName::parse(item).ok());
         let container = |item: &str| crate::core::name::Namespace::parse(item).ok().map(|name| name.to_string());
         let skip = self.list("skip-containers", "names of containers", container).unwrap_or_default();
@@ -129,34 +152,69 @@ impl<'a> Reader<'a> {
         let log_level = self.value("log-level", &format!("one of {}", LEVELS.join(", ")), level);
         let grace = |text: &str| parse_duration(text).map(|_| text.to_owned());
         let shutdown_grace = self.value("shutdown-grace", DURATION, grace);
-        PodConfig { servers, skip, log_level, shutdown_grace, resources: self.resources(&settings.resources), idle }
-    }
-
-    fn capture(&mut self) {
-        let known = |text| ["endpoint", "proxy", "redirect"].contains(&text).then_some(text);
-        let capture = self.value("capture", "endpoint, proxy or redirect", known);
-        if let Some(capture @ ("proxy" | "redirect")) = capture {
-            let of_pod = self.given.get("capture").is_some_and(|given| given.of_pod);
-            let cause = format!("{CONFIG_PREFIX}capture is {capture}");
-            self.fault(AdmissionReason::CaptureUnavailable, of_pod, &cause);
+        PodConfig {
+            capture: capture.unwrap_or_default(),
+            passthrough_hosts: self.passthrough_hosts(allowed),
+            skip_ports: self.skip_ports(allowed),
+            skip_cidrs: self.skip_cidrs(allowed),
+            no_proxy: self.no_proxy(),
+            servers,
+            skip,
+            log_level,
+            shutdown_grace,
+            resources: self.resources(&settings.resources),
         }
     }
 
-    /// What is for captured traffic only, and mostly the administrator's to allow.
-    fn captured(&mut self, allowed: &Allowed) {
-        self.allowed(
-            "passthrough-hosts",
-            "hosts such as api.example.com or *.example.com",
-            HostPattern::parse,
-            |host| allowed.passthrough_hosts.iter().any(|one| one.covers(host)),
-        );
+    /// Nothing where it cannot be told.
+    fn capture(&mut self, allowed: &[Capture]) -> Option<Capture> {
+        let capture = match self.given.contains_key("capture") {
+            true => self.value("capture", "endpoint, proxy or redirect", Capture::parse)?,
+            false => Capture::default(),
+        };
+        if !allowed.contains(&capture) {
+            let cause = format!("{CONFIG_PREFIX}capture is {capture}; the administrator allows {}", told(allowed));
+            self.fault(AdmissionReason::NotAllowed, self.is_of_pod("capture"), &cause);
+            return None;
+        }
+        Some(capture)
+    }
+
+    /// Refuses what the pod says and the capture has no use for. A namespace says it to those of its pods that have.
+    fn drop_meaningless(&mut self, capture: Capture) {
+        for (key, captures) in OF_CAPTURES {
+            if captures.contains(&capture) {
+                continue;
+            }
+            if self.given.remove(key).is_some_and(|given| given.of_pod) {
+                let only = captures.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+                let cause = format!("{CONFIG_PREFIX}{key} is for capture {only}, and the pod's is {capture}");
+                self.fault(AdmissionReason::InvalidConfig, true, &cause);
+            }
+        }
+    }
+
+    fn passthrough_hosts(&mut self, allowed: &Allowed) -> Vec<HostPattern> {
+        let expected = "hosts such as api.example.com or *.example.com";
+        let among = (allowed.passthrough_hosts.as_slice(), HostPattern::covers);
+        self.allowed("passthrough-hosts", expected, HostPattern::parse, among)
+    }
+
+    fn skip_ports(&mut self, allowed: &Allowed) -> Vec<u16> {
         let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
-        self.allowed("skip-ports", "ports of 1 to 65535", port, |port| allowed.skip_ports.contains(port));
-        self.allowed("skip-cidrs", "networks such as 10.0.0.0/8", Cidr::parse, |cidr| {
-            allowed.skip_cidrs.iter().any(|one| one.covers(cidr))
-        });
+        self.allowed("skip-ports", "ports of 1 to 65535", port, (allowed.skip_ports.as_slice(), u16::eq))
+    }
+
+    /// Only whole ones of the administrator's list: the policies, which say the same, cannot calculate with addresses.
+    fn skip_cidrs(&mut self, allowed: &Allowed) -> Vec<Cidr> {
+        let among = (allowed.skip_cidrs.as_slice(), Cidr::eq);
+        self.allowed("skip-cidrs", "networks such as 10.0.0.0/8", Cidr::parse, among)
+    }
+
+    fn no_proxy(&mut self) -> Vec<String> {
         let token = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-        self.list("no-proxy", "hosts, suffixes or networks", |text| token(text).then_some(()));
+        let read = |text: &str| token(text).then(|| text.to_owned());
+        self.list("no-proxy", "hosts, suffixes or networks", read).unwrap_or_default()
     }
 
     fn resources(&mut self, default: &Resources) -> Resources {
@@ -173,6 +231,14 @@ impl<'a> Reader<'a> {
         }
         resources
     }
+}
+
+/// What may be asked for, in words.
+fn told(allowed: &[impl ToString]) -> String {
+    if allowed.is_empty() {
+        return "none".into();
+    }
+    allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -216,23 +216,44 @@ prop_compose! {
     }
 }
 
-fn enabled() -> NamespaceMeta {
+fn enabled(capture: Capture) -> NamespaceMeta {
+    let pair = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
     NamespaceMeta {
-        labels: [("postern.dev/inject".to_owned(), "enabled".to_owned())].into(),
-        ..NamespaceMeta::default()
+        labels: pair("postern.dev/inject", "enabled"),
+        annotations: pair("config.postern.dev/capture", capture.as_str()),
     }
 }
 
-/// The pod as an API server makes it, by somebody else's implementation.
-fn patched(pod: &Value) -> Value {
+fn captures() -> impl Strategy<Value = Capture> {
+    prop::sample::select(&Capture::ALL[..])
+}
+
+fn with_secrets() -> InjectionSettings {
     let mut settings = testing::settings();
     settings.image_pull_secrets = vec!["pull".into()];
-    let verdict = decide(pod, &enabled(), &[], &settings);
+    settings
+}
+
+/// The pod as an API server makes it, by somebody else's implementation.
+fn patched(pod: &Value, capture: Capture) -> Value {
+    let verdict = decide(pod, &enabled(capture), &[], &with_secrets());
     let Outcome::Patched(patch) = verdict.outcome else { return pod.clone() };
     let mut after = pod.clone();
     let patch: json_patch::Patch = serde_json::from_value(serde_json::to_value(&patch).unwrap()).unwrap();
     json_patch::patch(&mut after, &patch).unwrap_or_else(|error| panic!("{error} in {patch}"));
     after
+}
+
+/// Which only `redirect` does to these.
+fn is_refused(pod: &Value, capture: Capture) -> bool {
+    match decide(pod, &enabled(capture), &[], &with_secrets()).outcome {
+        Outcome::Refused(faults) => {
+            let reasons: Vec<_> = faults.iter().map(|fault| fault.reason).collect();
+            assert!(capture == Capture::Redirect && reasons.iter().all(|one| *one == AdmissionReason::Unconfined));
+            true
+        }
+        Outcome::Patched(_) | Outcome::Unchanged(_) => false,
+    }
 }
 
 /// Every value of `before` is in `after`, at its place; lists may have got longer, by elements
@@ -251,7 +272,9 @@ fn keeps(before: &Value, after: &Value) -> Result<(), String> {
         (Value::Array(before), Value::Array(after)) => {
             let is_ours = |value: &&Value| {
                 let name = value.get("name").and_then(Value::as_str).unwrap_or_default();
-                name.to_lowercase().starts_with("postern") || name == "pull"
+                let is_variable =
+                    || Capture::ALL.iter().any(|one| agent::environment(*one, &[]).iter().any(|(of, _)| *of == name));
+                name.to_lowercase().starts_with("postern") || name == "pull" || is_variable()
             };
             let kept: Vec<&Value> = after.iter().filter(|value| !is_ours(value)).collect();
             if kept.len() != before.len() {
@@ -266,33 +289,37 @@ fn keeps(before: &Value, after: &Value) -> Result<(), String> {
 
 proptest! {
     #[test]
-    fn every_field_of_the_user_is_kept(pod in pods()) {
-        let after = patched(&pod);
-        prop_assert!(after != pod);
+    fn every_field_of_the_user_is_kept(pod in pods(), capture in captures()) {
+        let after = patched(&pod, capture);
+        prop_assert!(after != pod || is_refused(&pod, capture));
         prop_assert_eq!(keeps(&pod, &after), Ok(()));
     }
 
     #[test]
-    fn a_patched_pod_is_not_patched_again(pod in pods()) {
-        let once = patched(&pod);
-        prop_assert_eq!(decide(&once, &enabled(), &[], &{
-            let mut settings = testing::settings();
-            settings.image_pull_secrets = vec!["pull".into()];
-            settings
-        }).outcome, Outcome::Unchanged(Unchanged::AlreadyInjected));
+    fn a_patched_pod_is_not_patched_again(pod in pods(), capture in captures()) {
+        prop_assume!(!is_refused(&pod, capture));
+        let once = patched(&pod, capture);
+        let twice = decide(&once, &enabled(capture), &[], &with_secrets()).outcome;
+        prop_assert_eq!(twice, Outcome::Unchanged(Unchanged::AlreadyInjected));
     }
 
     #[test]
-    fn each_container_gets_what_it_needs(pod in pods()) {
-        let after = patched(&pod);
+    fn each_container_gets_what_it_needs(pod in pods(), capture in captures()) {
+        prop_assume!(!is_refused(&pod, capture));
+        let after = patched(&pod, capture);
         let spec = &after["spec"];
-        prop_assert_eq!(&spec["initContainers"][0]["name"], "postern");
-        let others = objects(spec, "initContainers").iter().skip(1).chain(objects(spec, "containers"));
+        let ours: &[&str] = if capture == Capture::Redirect { &["postern-init", "postern"] } else { &["postern"] };
+        let first: Vec<_> = objects(spec, "initContainers").iter().take(ours.len()).collect();
+        prop_assert_eq!(first.iter().filter_map(|one| text(one, &["name"])).collect::<Vec<_>>(), ours);
+        let others = objects(spec, "initContainers").iter().skip(ours.len()).chain(objects(spec, "containers"));
         for container in others {
             let mounts = objects(container, "volumeMounts");
             let is_public = |mount: &&Value| text(mount, &["mountPath"]) == Some("/var/run/postern");
             prop_assert_eq!(mounts.iter().filter(is_public).count(), 1);
             prop_assert!(!mounts.iter().any(|mount| text(mount, &["name"]) == Some("postern-token")));
+            for (name, value) in agent::environment(capture, &[]) {
+                prop_assert_eq!(compare::value_of(container, name), Some(value.as_str()));
+            }
         }
         let names: Vec<_> = objects(spec, "volumes").iter().filter_map(|volume| text(volume, &["name"])).collect();
         for name in sidecar::VOLUMES {
@@ -301,8 +328,10 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_is_given_makes_it_panic(pod in anything(), annotation in ".*", label in ".*") {
-        let _ = decide(&pod, &enabled(), &[], &testing::settings());
+    fn nothing_that_is_given_makes_it_panic(
+        pod in anything(), annotation in ".*", label in ".*", capture in captures(),
+    ) {
+        let _ = decide(&pod, &enabled(capture), &[], &testing::settings());
         let mut labelled = json!({"metadata": {}, "spec": {"containers": [{"name": "a", "args": [annotation.clone()]}], "x": pod}});
         labelled["metadata"] = json!({"labels": {"postern.dev/inject": label}, "annotations": {"config.postern.dev/servers": annotation}});
         let _ = decide(&labelled, &NamespaceMeta::default(), &[], &testing::settings());

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::agent;
 use super::compare::{difference, index_of, same_mount, value_of};
 use super::config::PodConfig;
 use super::pod::{Container, Pod, field, objects, text};
@@ -19,10 +20,10 @@ pub(super) fn patch(pod: Pod<'_>, config: &PodConfig, settings: &InjectionSettin
     let mut injection = Injection { pod, patch: Patch::default(), faults: Vec::new() };
     injection.volumes();
     for container in others(pod) {
-        injection.container(container, config.skip.iter().any(|name| name == container.name()));
+        injection.container(container, config);
     }
-    // After those: it moves the init containers.
-    injection.sidecar(&sidecar::container(config, hardened, settings));
+    // After those: they move the init containers.
+    injection.ours(sidecar::init_container(config, settings), sidecar::container(config, hardened, settings));
     injection.pull_secrets(&settings.image_pull_secrets);
     injection.metadata(&status(config, hardened, settings));
     let Injection { patch, faults, .. } = injection;
@@ -35,7 +36,7 @@ fn status(config: &PodConfig, hardened: bool, settings: &InjectionSettings) -> S
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "image": settings.image,
-        "capture": "endpoint",
+        "capture": config.capture.as_str(),
         "hardened": hardened,
     });
     if let (Some(map), Some(servers)) = (status.as_object_mut(), servers) {
@@ -82,21 +83,42 @@ impl Injection<'_> {
         self.append(self.pod.spec(), &spec, "volumes", missing);
     }
 
-    fn sidecar(&mut self, wanted: &Value) {
-        let there = self.pod.containers().find(|container| container.is_init() && container.name() == sidecar::NAME);
-        match there {
-            Some(there) => match difference(there.raw, wanted) {
-                None => self.hardening(there, wanted),
+    /// The init container, which nothing may run before, and the sidecar.
+    fn ours(&mut self, init: Option<Value>, wanted: Value) {
+        let named = |name| self.pod.containers().find(|one| one.is_init() && one.name() == name);
+        let (there, init_there) = (named(sidecar::NAME), named(sidecar::INIT_NAME));
+        match (&init, init_there) {
+            (None, Some(there)) => self.taken(format!("{there} is there, and only capture redirect has it")),
+            (Some(wanted), Some(there)) => self.init(there, wanted),
+            (_, None) => {}
+        }
+        if let Some(there) = there {
+            match difference(there.raw, &wanted) {
+                None => self.hardening(there, &wanted),
                 Some(what) => self.taken(format!("{there} is there and differs from the sidecar in {what}")),
-            },
-            None => {
-                let list = Pointer::root().member("spec").member("initContainers");
-                if field(self.pod.spec(), &["initContainers"]).is_some() {
-                    self.patch.add(list.element(0), wanted.clone());
-                } else {
-                    self.patch.add(list, json!([wanted]));
-                }
             }
+        }
+        let missing: Vec<Value> = [init.filter(|_| init_there.is_none()), Some(wanted).filter(|_| there.is_none())]
+            .into_iter()
+            .flatten()
+            .collect();
+        let list = Pointer::root().member("spec").member("initContainers");
+        if missing.is_empty() {
+        } else if field(self.pod.spec(), &["initContainers"]).is_some() {
+            let at = list.element(init_there.map_or(0, |there| there.index + 1));
+            missing.into_iter().rev().for_each(|one| self.patch.add(at.clone(), one));
+        } else {
+            self.patch.add(list, Value::Array(missing));
+        }
+    }
+
+    fn init(&mut self, there: Container<'_>, wanted: &Value) {
+        if let Some(what) = difference(there.raw, wanted) {
+            self.taken(format!("{there} is there and differs from Postern's in {what}"));
+        }
+        let first = self.pod.containers().next().filter(|_| there.index != 0);
+        if let Some(first) = first {
+            self.faults.push(Fault::new(AdmissionReason::OutOfOrder, format!("{first} runs before {there}")));
         }
     }
 
@@ -111,11 +133,11 @@ impl Injection<'_> {
         }
     }
 
-    fn container(&mut self, container: Container<'_>, skip: bool) {
-        if container.name() == sidecar::NAME {
-            return self.taken(format!("{container} has the sidecar's name"));
+    fn container(&mut self, container: Container<'_>, config: &PodConfig) {
+        if [sidecar::NAME, sidecar::INIT_NAME].contains(&container.name()) {
+            return self.taken(format!("{container} has the name of a container of ours"));
         }
-        let wanted = sidecar::public_mount();
+        let wanted = agent::public_mount();
         let mut mounted = false;
         for mount in objects(container.raw, "volumeMounts") {
             let name = text(mount, &["name"]).unwrap_or_default();
@@ -126,12 +148,12 @@ impl Injection<'_> {
                 self.taken(format!("{container} mounts {} at {}", printable(name), printable(path)));
             }
         }
-        if skip {
+        if config.skip.iter().any(|name| name == container.name()) {
             return;
         }
         let pointer = container.pointer();
         let absent = |(name, _): &(&str, String)| index_of(container.raw, name).is_none();
-        let missing = sidecar::agent_environment().into_iter().filter(absent);
+        let missing = agent::environment(config.capture, &config.no_proxy).into_iter().filter(absent);
         let missing = missing.map(|(name, value)| json!({"name": name, "value": value})).collect();
         self.append(container.raw, &pointer, "env", missing);
         if !mounted {

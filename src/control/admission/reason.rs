@@ -41,9 +41,6 @@ refusals! {
     /// A value that only the administrator may let through.
     NotAllowed = "not_allowed",
         "ask the platform team to allow it in Postern's settings, or remove it";
-    /// A way of capture that this version does not have.
-    CaptureUnavailable = "capture_unavailable",
-        "this version has capture \"endpoint\" only";
     /// A privileged container.
     Privileged = "privileged",
         "a privileged container can read the sidecar's memory: remove securityContext.privileged";
@@ -56,6 +53,12 @@ refusals! {
     /// A capability that reaches into other containers.
     Capability = "capability",
         "it reaches beyond its own container: remove it from securityContext.capabilities.add";
+    /// A process that could take the sidecar's user, which `redirect` leaves alone, or go past sockets.
+    Unconfined = "unconfined",
+        "with capture redirect no other process may take the sidecar's user: in securityContext set allowPrivilegeEscalation: false, drop ALL, or NET_RAW, SETUID and SETGID, and add none of them";
+    /// Something that runs before the redirection is there.
+    OutOfOrder = "out_of_order",
+        "nothing may run before postern-init: put it behind, or have the webhook that put it there called before Postern's";
     /// One process namespace for all containers.
     SharedProcesses = "shared_processes",
         "the other containers could look into the sidecar's process: remove shareProcessNamespace";

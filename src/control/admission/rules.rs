@@ -14,6 +14,9 @@ use crate::api::{BROKER_AUDIENCE, env};
 pub(super) const FORBIDDEN_CAPABILITIES: [&str; 9] =
     ["ALL", "SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "SYS_MODULE", "SYS_RAWIO", "DAC_READ_SEARCH", "BPF", "PERFMON"];
 
+/// Capabilities by which a process would get past `redirect`.
+const CONFINED_CAPABILITIES: [&str; 3] = ["NET_RAW", "SETUID", "SETGID"];
+
 /// Everything that is wrong with the pod.
 pub(super) fn check(pod: Pod<'_>, allowed: &Allowed) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -27,9 +30,40 @@ pub(super) fn check(pod: Pod<'_>, allowed: &Allowed) -> Vec<Fault> {
     faults
 }
 
-/// Every container but the sidecar.
+/// Every container but the sidecar and the init container that is ours.
 pub(super) fn others(pod: Pod<'_>) -> impl Iterator<Item = Container<'_>> {
-    pod.containers().filter(|container| !(container.is_init() && container.name() == sidecar::NAME))
+    let is_ours = |container: &Container<'_>| {
+        container.is_init() && [sidecar::NAME, sidecar::INIT_NAME].contains(&container.name())
+    };
+    pod.containers().filter(move |container| !is_ours(container))
+}
+
+/// Everything for which a pod cannot be redirected: a process that takes the sidecar's user would leave it uncaptured,
+/// by a capability or by a program that runs as its owner, and so would packets that no socket of the system made.
+pub(super) fn redirected(pod: Pod<'_>) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for container in others(pod) {
+        let of = |kind| -> Vec<String> {
+            texts(container.raw, &["securityContext", "capabilities", kind]).map(capability).collect()
+        };
+        let (added, dropped) = (of("add"), of("drop"));
+        let has = |list: &[String], name: &str| list.iter().any(|one| one == name);
+        let named = |is: &dyn Fn(&str) -> bool| -> Option<String> {
+            let names: Vec<&str> = CONFINED_CAPABILITIES.into_iter().filter(|name| is(name)).collect();
+            (!names.is_empty()).then(|| names.join(", "))
+        };
+        if let Some(kept) = named(&|name| !has(&dropped, name) && !has(&dropped, "ALL")) {
+            faults.push(Fault::new(Reason::Unconfined, format!("{container} does not drop {kept}")));
+        }
+        if let Some(added) = named(&|name| has(&added, name)) {
+            faults.push(Fault::new(Reason::Unconfined, format!("{container} adds {added}")));
+        }
+        if flag(container.raw, &["securityContext", "allowPrivilegeEscalation"]) != Some(false) {
+            let cause = format!("{container}.securityContext.allowPrivilegeEscalation is not false");
+            faults.push(Fault::new(Reason::Unconfined, cause));
+        }
+    }
+    faults
 }
 
 fn of_the_pod(pod: Pod<'_>, faults: &mut Vec<Fault>) {

@@ -99,3 +99,37 @@ fn a_pod_is_hardened_only_where_every_other_container_is() {
     assert!(!pod(none.clone(), changed("capabilities", json!({"drop": ["NET_RAW"]}))));
     assert!(!pod(none.clone(), changed("capabilities", json!({"drop": ["ALL"], "add": ["NET_RAW"]}))));
 }
+
+/// `redirect` tells the sidecar by its user. What lets another process become it, or send without a socket, is told.
+#[test]
+fn a_pod_is_redirected_only_where_no_other_container_could_get_past() {
+    let told = |spec: Value| -> Vec<String> {
+        let pod = json!({"spec": spec});
+        let faults = redirected(Pod::read(&pod).unwrap());
+        assert!(faults.iter().all(|fault| fault.reason == Reason::Unconfined), "{faults:?}");
+        faults.into_iter().map(|fault| fault.cause.replace("spec.containers[a]", "a")).collect()
+    };
+    let one = |context: Value| json!({"containers": [{"name": "a", "securityContext": context}]});
+    let capabilities = |drop: &[&str], add: &[&str]| {
+        told(one(json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": drop, "add": add}})))
+    };
+    assert_eq!(capabilities(&["ALL"], &[]), [""; 0]);
+    assert_eq!(capabilities(&["all"], &["NET_BIND_SERVICE", "CHOWN"]), [""; 0]);
+    assert_eq!(capabilities(&["NET_RAW", "cap_setuid", "CAP_SETGID"], &[]), [""; 0]);
+    assert_eq!(capabilities(&["NET_RAW", "SETGID"], &[]), ["a does not drop SETUID"]);
+    assert_eq!(capabilities(&[], &["SETGID"]), ["a does not drop NET_RAW, SETUID, SETGID", "a adds SETGID"]);
+    assert_eq!(capabilities(&["ALL"], &["cap_net_raw", "SETUID"]), ["a adds NET_RAW, SETUID"]);
+    let may_escalate = ["a.securityContext.allowPrivilegeEscalation is not false"];
+    let drops = json!({"drop": ["ALL"]});
+    assert_eq!(told(one(json!({"capabilities": drops}))), may_escalate);
+    assert_eq!(told(one(json!({"allowPrivilegeEscalation": true, "capabilities": drops}))), may_escalate);
+    assert_eq!(told(json!({"containers": [{"name": "a"}]})).len(), 2);
+    // Ours are none of those; one that only has the name is.
+    let ours = |list: &str| {
+        let mut spec = one(json!({"allowPrivilegeEscalation": false, "capabilities": drops}));
+        let named = json!([{"name": "postern-init"}, {"name": "postern"}]);
+        spec[list] = named;
+        told(spec).len()
+    };
+    assert_eq!((ours("initContainers"), ours("containers")), (0, 4));
+}

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use super::quantity::Quantity;
+use crate::core::capture::{Capture, HostPattern};
 use crate::core::network::Cidr;
-use crate::core::upstream::Host;
 
 /// Everything that an injection needs beside the pod.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct InjectionSettings {
     pub broker: String,
     /// What the broker's certificate may be signed with, as PEM, as soon as that is known.
     pub broker_ca: Option<String>,
+    /// More authorities that agents are to trust where their calls are intercepted, as PEM.
+    pub extra_roots: Option<String>,
     /// The resolvers that the sidecar asks.
     pub resolvers: Vec<IpAddr>,
     /// What the sidecar gets where the pod does not say otherwise.
@@ -51,9 +53,11 @@ impl PullPolicy {
     }
 }
 
-/// What pods may ask for; nothing at first.
-#[derive(Debug, Clone, Default)]
+/// What pods may ask for: at first any capture, and nothing that weakens it.
+#[derive(Debug, Clone)]
 pub struct Allowed {
+    /// Ways of capture.
+    pub captures: Vec<Capture>,
     /// Paths of the node that pods with a sidecar may mount, with what is below them.
     pub host_paths: Vec<String>,
     /// Hosts that may be reached without a credential.
@@ -62,6 +66,18 @@ pub struct Allowed {
     pub skip_ports: Vec<u16>,
     /// Networks that may be left uncaptured.
     pub skip_cidrs: Vec<Cidr>,
+}
+
+impl Default for Allowed {
+    fn default() -> Self {
+        Self {
+            captures: Capture::ALL.to_vec(),
+            host_paths: Vec::new(),
+            passthrough_hosts: Vec::new(),
+            skip_ports: Vec::new(),
+            skip_cidrs: Vec::new(),
+        }
+    }
 }
 
 /// Requests and limits, as Kubernetes writes quantities.
@@ -106,61 +122,4 @@ impl Resources {
 /// Whether it is a quantity above zero, as Kubernetes writes them: `10m`, `96Mi`.
 pub fn is_quantity(text: &str) -> bool {
     Quantity::parse(text).is_some()
-}
-
-/// A host, or every host below a suffix.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPattern {
-    name: String,
-    below: bool,
-}
-
-impl HostPattern {
-    /// Reads `api.example.com` or `*.example.com`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let below = text.strip_prefix("*.");
-        match Host::parse(below.unwrap_or(text))? {
-            Host::Name(name) => Some(Self { name: name.to_string(), below: below.is_some() }),
-            Host::Address(address) => (below.is_none()).then(|| Self { name: address.to_string(), below: false }),
-        }
-    }
-
-    /// Whether this one covers all that `other` covers.
-    pub fn covers(&self, other: &Self) -> bool {
-        let beneath = other.name.strip_suffix(&self.name).is_some_and(|rest| rest.ends_with('.'));
-        if self.below { beneath || (other.below && other.name == self.name) } else { self == other }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_covers_what_is_below_it_and_nothing_else() {
-        let covers =
-            |one: &str, other: &str| HostPattern::parse(one).unwrap().covers(&HostPattern::parse(other).unwrap());
-        for (one, other) in [
-            ("a.example", "A.example"),
-            ("*.example", "a.example"),
-            ("*.example", "b.a.example"),
-            ("*.example", "*.a.example"),
-            ("*.example", "*.example"),
-            ("10.0.0.1", "10.0.0.1"),
-        ] {
-            assert!(covers(one, other), "{one} {other}");
-        }
-        for (one, other) in [
-            ("a.example", "*.a.example"),
-            ("a.example", "b.a.example"),
-            ("*.example", "example"),
-            ("*.example", "badexample"),
-            ("*.a.example", "*.example"),
-        ] {
-            assert!(!covers(one, other), "{one} {other}");
-        }
-        for bad in ["", "*", "*.", "*.*.a", "a..b", "http://a", "a:80", "a b", "*.10.0.0.1"] {
-            assert_eq!(HostPattern::parse(bad), None, "{bad}");
-        }
-    }
 }

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::finding::{Finding, Place, Seen, Topic, Unseen};
 use crate::api::{ALLOWED_ACCOUNTS, ALLOWED_HOSTS, CA_BUNDLE_LABEL, CREDENTIAL_LABEL, KIND};
 use crate::control::index::{
     Access, BundleObject, Change, Facts, Index, Kind, Lack, Missing, Scope, SecretObject, Standing,
 };
 use crate::control::views::Views;
-use crate::core::name::{BindingId, CallerKey, Namespace, ServiceAccount};
+use crate::core::name::{BindingId, CallerKey, Namespace, ObjectName, ServiceAccount};
+use crate::core::upstream::{Scheme, UpstreamUrl};
 use crate::core::wire::Snapshot;
 use crate::credential::broker::{Pod, entries};
 use crate::credential::cache::is_short;
@@ -28,6 +31,27 @@ pub(super) struct Known {
 pub(super) enum Contents {
     Secrets(Vec<SecretObject>),
     Bundles(Vec<BundleObject>),
+}
+
+/// Of a binding: the host of its https URL, and when it was created.
+pub(super) struct Dated {
+    pub(super) host: Option<String>,
+    pub(super) created: Option<Time>,
+}
+
+/// That of each, as far as it can be read.
+pub(super) fn hosts(list: &[serde_json::Value]) -> BTreeMap<BindingId, Dated> {
+    let dated = |object: &serde_json::Value| {
+        let text = |at: &str| object.pointer(at).and_then(serde_json::Value::as_str);
+        let namespace = Namespace::parse(text("/metadata/namespace")?).ok()?;
+        let id = BindingId { namespace, name: ObjectName::parse(text("/metadata/name")?).ok()? };
+        let url = text("/spec/server/url").and_then(|url| UpstreamUrl::parse(url).ok());
+        let https = url.filter(|url| url.scheme == Scheme::Https);
+        let created = object.pointer("/metadata/creationTimestamp").cloned();
+        let created = created.and_then(|time| serde_json::from_value(time).ok());
+        Some((id, Dated { host: https.map(|url| url.host.to_string()), created }))
+    };
+    list.iter().filter_map(dated).collect()
 }
 
 /// The bindings, and what they refer to as it is read, a namespace at a time.

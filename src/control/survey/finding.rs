@@ -112,6 +112,12 @@ topics! {
     Image = "image" in Pods;
     /// Something is bound to a pod with a sidecar.
     Unbound = "unbound" in Pods;
+    /// What runs beside a sidecar trusts the authority that it has now.
+    PodAuthority = "pod_authority" in Pods;
+    /// That authority may sign for everything that is bound.
+    BoundLater = "bound_later" in Pods;
+    /// Pods with capture `redirect` can be created where they are wanted.
+    PodSecurity = "pod_security" in Pods;
 }
 
 /// What a finding is about.

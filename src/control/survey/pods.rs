@@ -1,12 +1,15 @@
 //! The pods that run: those with a sidecar, and those that should have one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::captures;
 use super::finding::{Finding, Place, Seen, Topic, Unseen};
 use crate::api::{INJECT, INJECTED, env};
 use crate::control::admission::{is_wanted, sidecar};
+use crate::core::capture::Capture;
 use crate::tls::client::certificates;
 
 /// Namespaces that the webhook is never called for, beside the installation's own.
@@ -17,26 +20,55 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 /// What of a pod matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PodSeen {
-    namespace: String,
+    pub(super) namespace: String,
     name: String,
-    account: String,
+    pub(super) account: String,
     /// The label that says that it has a sidecar.
     labelled: bool,
-    sidecar: Option<Sidecar>,
+    pub(super) sidecar: Option<Sidecar>,
+    /// The other containers that run, and since when.
+    pub(super) others: Vec<(String, Option<Time>)>,
     /// Its switch: label and annotation.
     switch: (Option<String>, Option<String>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Sidecar {
+pub(super) struct Sidecar {
     image: String,
     broker_ca: Option<String>,
+    pub(super) capture: Capture,
+    /// How often it was started again.
+    pub(super) restarts: i32,
+    /// Since when it runs, if it does.
+    pub(super) since: Option<Time>,
+}
+
+impl Sidecar {
+    fn read(container: Container, status: Option<&ContainerStatus>) -> Self {
+        let variable = |name: &str| {
+            let found = container.env.iter().flatten().find(|one| one.name == name);
+            found.and_then(|one| one.value.clone())
+        };
+        Self {
+            broker_ca: variable(env::BROKER_CA),
+            // A later version may have more of them.
+            capture: variable(env::CAPTURE).as_deref().and_then(Capture::parse).unwrap_or_default(),
+            restarts: status.map_or(0, |status| status.restart_count),
+            since: status.and_then(since),
+            image: container.image.unwrap_or_default(),
+        }
+    }
+}
+
+fn since(status: &ContainerStatus) -> Option<Time> {
+    status.state.as_ref()?.running.as_ref()?.started_at.clone()
 }
 
 impl PodSeen {
     /// Nothing of a pod that has ended or is about to, and of one that the API server did not make.
     pub(super) fn read(pod: Pod) -> Option<Self> {
-        let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
+        let status = pod.status.unwrap_or_default();
+        let phase = status.phase.unwrap_or_default();
         let annotation = |name: &str| pod.metadata.annotations.as_ref()?.get(name).cloned();
         let label = |name: &str| pod.metadata.labels.as_ref()?.get(name).cloned();
         let has_ended = matches!(phase.as_str(), "Succeeded" | "Failed") || pod.metadata.deletion_timestamp.is_some();
@@ -46,45 +78,57 @@ impl PodSeen {
         let (labelled, switch) = (label(INJECTED).as_deref() == Some("true"), (label(INJECT), annotation(INJECT)));
         let spec = pod.spec?;
         let ours = spec.init_containers.into_iter().flatten().find(|container| container.name == sidecar::NAME);
-        let sidecar = ours.map(|container| Sidecar {
-            image: container.image.unwrap_or_default(),
-            broker_ca: container
-                .env
-                .into_iter()
-                .flatten()
-                .find(|one| one.name == env::BROKER_CA)
-                .and_then(|one| one.value),
-        });
+        let inits = status.init_container_statuses.unwrap_or_default();
+        let of_sidecar = inits.iter().find(|status| status.name == sidecar::NAME);
+        let sidecar = ours.map(|container| Sidecar::read(container, of_sidecar));
+        let is_running = |status: &&ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+        let others = status.container_statuses.iter().flatten().chain(&inits).filter(is_running);
+        let others = others.filter(|status| status.name != sidecar::NAME);
         Some(Self {
             namespace: pod.metadata.namespace?,
             name: pod.metadata.name?,
             account: spec.service_account_name.unwrap_or_default(),
             labelled,
+            others: others.map(|status| (status.name.clone(), since(status))).collect(),
             sidecar,
             switch,
         })
     }
 
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place::within("Pod", self.namespace.as_str(), self.name.as_str())
     }
 }
+
+/// What of a namespace matters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct NamespaceSeen {
+    /// Its switch.
+    pub(super) switch: Option<String>,
+    /// The capture that its pods have where they say nothing.
+    pub(super) capture: Option<String>,
+    /// The Pod Security Standard that it holds pods to.
+    pub(super) standard: Option<String>,
+}
+
+/// By namespace and service account: each https host that is bound to it, and since when, as far as that is known.
+pub(super) type Bound = BTreeMap<(String, String), BTreeMap<String, Option<Time>>>;
 
 /// What pods are held against.
 pub(super) struct Measure<'a> {
     /// The namespace of the installation.
     pub(super) home: &'a str,
-    /// The switch of each namespace.
-    pub(super) namespaces: &'a Seen<BTreeMap<String, Option<String>>>,
-    /// Whom something is bound to: namespace and service account.
-    pub(super) bound: &'a Seen<BTreeSet<(String, String)>>,
+    /// The namespaces.
+    pub(super) namespaces: &'a Seen<BTreeMap<String, NamespaceSeen>>,
+    /// Whom something is bound to, and what.
+    pub(super) bound: &'a Seen<Bound>,
     /// What is injected now, if somebody says so.
     pub(super) image: &'a Seen<Option<String>>,
     /// What the broker tells.
     pub(super) signers: &'a Seen<Option<String>>,
 }
 
-const ANEW: &str = "create the pod anew, such as by kubectl rollout restart";
+pub(super) const ANEW: &str = "create the pod anew, such as by kubectl rollout restart";
 
 /// How the pods stand.
 pub(super) fn judge(seen: &Seen<Vec<PodSeen>>, measure: &Measure<'_>) -> Vec<Finding> {
@@ -98,7 +142,9 @@ pub(super) fn judge(seen: &Seen<Vec<PodSeen>>, measure: &Measure<'_>) -> Vec<Fin
         findings.extend(signers(&with, measure));
         findings.extend(images(&with, measure));
         findings.extend(unbound(&with, measure));
+        findings.extend(captures::judge(&with, measure));
     }
+    findings.extend(captures::standards(&with, measure));
     findings
 }
 
@@ -120,7 +166,7 @@ fn injection(pods: &[PodSeen], sidecars: usize, measure: &Measure<'_>) -> Vec<Fi
             continue;
         }
         let namespace = match measure.namespaces {
-            Ok(namespaces) => namespaces.get(&pod.namespace).and_then(Option::as_deref),
+            Ok(namespaces) => namespaces.get(&pod.namespace).and_then(|namespace| namespace.switch.as_deref()),
             Err(why) => {
                 undecided = Some(why);
                 continue;
@@ -199,7 +245,7 @@ fn images(with: &[(&PodSeen, &Sidecar)], measure: &Measure<'_>) -> Vec<Finding> 
     findings
 }
 
-fn counted(sidecars: usize) -> String {
+pub(super) fn counted(sidecars: usize) -> String {
     format!("{sidecars} sidecar{}", if sidecars == 1 { "" } else { "s" })
 }
 
@@ -218,7 +264,7 @@ fn unbound(with: &[(&PodSeen, &Sidecar)], measure: &Measure<'_>) -> Vec<Finding>
         Err(why) => return vec![Finding::unchecked(Topic::Unbound, Place::all("Pods"), why)],
         Ok(bound) => bound,
     };
-    let is_bound = |pod: &PodSeen| bound.contains(&(pod.namespace.clone(), pod.account.clone()));
+    let is_bound = |pod: &PodSeen| bound.contains_key(&(pod.namespace.clone(), pod.account.clone()));
     let idle = with.iter().filter(|(pod, _)| !is_bound(pod)).map(|(pod, _)| {
         let what = format!("nothing is bound to its service account {}: every call is refused", pod.account);
         Finding::warning(Topic::Unbound, pod.place(), what, "bind a server to it, or remove its switch")

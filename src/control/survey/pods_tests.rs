@@ -22,17 +22,21 @@ fn with_sidecar(pod: &mut Value, image: &str, ca: &str) {
 }
 
 struct Around {
-    namespaces: Seen<BTreeMap<String, Option<String>>>,
-    bound: Seen<BTreeSet<(String, String)>>,
+    namespaces: Seen<BTreeMap<String, NamespaceSeen>>,
+    bound: Seen<Bound>,
     image: Seen<Option<String>>,
     signers: Seen<Option<String>>,
+}
+
+fn bound_to(callers: &[(&str, &str)]) -> Bound {
+    callers.iter().map(|(namespace, account)| (((*namespace).into(), (*account).into()), BTreeMap::new())).collect()
 }
 
 impl Around {
     fn good(signers: &str) -> Self {
         Self {
-            namespaces: Ok([("ns".to_owned(), None)].into()),
-            bound: Ok([("ns".to_owned(), "x".to_owned())].into()),
+            namespaces: Ok([("ns".to_owned(), NamespaceSeen::default())].into()),
+            bound: Ok(bound_to(&[("ns", "x")])),
             image: Ok(None),
             signers: Ok(Some(signers.to_owned())),
         }
@@ -92,7 +96,7 @@ fn a_pod_that_nothing_is_bound_to_is_told() {
     let ca = certificate();
     let one = || vec![pod("a", |pod| with_sidecar(pod, "v1", &ca))];
     let mut around = Around::good(&ca);
-    around.bound = Ok([("ns".to_owned(), "y".to_owned()), ("other".to_owned(), "x".to_owned())].into());
+    around.bound = Ok(bound_to(&[("ns", "y"), ("other", "x")]));
     let before = ["injection ok", "pod_signer ok", "image ok"];
     assert_told(
         &around.judge(one()),
@@ -129,7 +133,8 @@ fn a_pod_that_should_have_a_sidecar_and_has_none_is_told() {
             })
         };
         let mut around = Around::good("");
-        around.namespaces = Ok([("ns".to_owned(), label.map(str::to_owned))].into());
+        let seen = NamespaceSeen { switch: label.map(str::to_owned), ..NamespaceSeen::default() };
+        around.namespaces = Ok([("ns".to_owned(), seen)].into());
         assert_told(&around.judge(vec![one()]), &[expected]);
         around.namespaces = Err(unseen("list Namespaces"));
         let unknown = "injection not checked Pods without a sidecar: may not list Namespaces";
@@ -144,7 +149,7 @@ fn a_pod_that_should_have_a_sidecar_and_has_none_is_told() {
             &Measure {
                 home: "home",
                 namespaces: &Ok(BTreeMap::new()),
-                bound: &Ok(BTreeSet::new()),
+                bound: &Ok(Bound::new()),
                 image: &Ok(None),
                 signers: &Ok(None),
             },
@@ -176,4 +181,114 @@ fn pods_that_do_not_count_are_left_out() {
     };
     let spared = vec![asks("home"), asks("kube-system"), asks("kube-public"), asks("kube-node-lease")];
     assert_told(&Around::good("").judge(spared), &["injection ok"]);
+}
+
+// ---- captures ----
+
+fn time(second: u32) -> Value {
+    json!(format!("2026-01-01T00:00:{second:02}Z"))
+}
+
+/// A pod with this capture whose sidecar, started `restarts` times more, runs since a second, and its agent.
+fn captured(capture: &str, restarts: u32, since: Option<u32>, agent: Option<u32>) -> Option<PodSeen> {
+    let running = |second: u32| json!({"running": {"startedAt": time(second)}});
+    pod("a", |pod| {
+        with_sidecar(pod, "v1", "");
+        if capture != "endpoint" {
+            let variable = json!({"name": "POSTERN_CAPTURE", "value": capture});
+            pod["spec"]["initContainers"][1]["env"].as_array_mut().unwrap().push(variable);
+        }
+        let ended = json!({"terminated": {"exitCode": 0, "startedAt": time(0)}});
+        let state = since.map_or_else(|| json!({"waiting": {}}), running);
+        let one = |name: &str, state: Value, restarts: u32| json!({"name": name, "state": state, "restartCount": restarts, "image": "", "imageID": "", "ready": true});
+        pod["status"]["initContainerStatuses"] =
+            json!([one("first", ended.clone(), 0), one("postern", state, restarts)]);
+        let agent = agent.map_or_else(|| json!({"running": {}}), running);
+        pod["status"]["containerStatuses"] = json!([one("agent", agent, 0), one("done", ended, 0)]);
+    })
+}
+
+fn of(topic: Topic, findings: Vec<Finding>) -> Vec<Finding> {
+    findings.into_iter().filter(|finding| finding.topic == topic).collect()
+}
+
+#[test]
+fn what_trusts_the_authority_of_before_is_told() {
+    let told =
+        "pod_authority warning Pod ns/a: its sidecar was started again and has a new authority; agent began before";
+    let fine = "pod_authority ok Pods: what runs beside 1 sidecar began after it";
+    for (capture, restarts, since, agent, expected) in [
+        ("proxy", 0, Some(1), Some(2), &[fine][..]),
+        ("proxy", 1, Some(5), Some(2), &[told]),
+        ("redirect", 3, Some(5), Some(2), &[told]),
+        // It began anew itself.
+        ("proxy", 1, Some(5), Some(6), &[fine]),
+        // Not known, so likely.
+        ("proxy", 1, Some(5), None, &[told]),
+        ("redirect", 1, None, Some(6), &[told]),
+        ("endpoint", 1, Some(5), Some(2), &[]),
+    ] {
+        let findings = Around::good("").judge(vec![captured(capture, restarts, since, agent)]);
+        assert_told(&of(Topic::PodAuthority, findings), expected);
+    }
+}
+
+#[test]
+fn a_host_that_was_bound_later_is_told() {
+    let born = |second: u32| serde_json::from_value::<Time>(time(second)).ok();
+    let with = |hosts: &[(&str, Option<Time>)]| {
+        let mut around = Around::good("");
+        let hosts = hosts.iter().map(|(host, born)| ((*host).to_owned(), born.clone())).collect();
+        around.bound = Ok([(("ns".to_owned(), "x".to_owned()), hosts)].into());
+        around
+    };
+    let told = |around: &Around, capture: &str, since: Option<u32>| {
+        of(Topic::BoundLater, around.judge(vec![captured(capture, 0, since, Some(9))]))
+    };
+    let later = with(&[("early.example", born(1)), ("late.example", born(6)), ("unknown.example", None)]);
+    let expected =
+        "bound_later warning Pod ns/a: late.example was bound after its sidecar started: with capture proxy such calls";
+    assert_told(&told(&later, "proxy", Some(5)), &[expected]);
+    let fine = "bound_later ok Pods: every https host that is bound was so before 1 sidecar";
+    assert_told(&told(&later, "proxy", Some(6)), &[fine]);
+    assert_told(&told(&later, "redirect", None), &[fine]);
+    assert_told(&told(&later, "endpoint", Some(5)), &[]);
+    let mut unknown = with(&[]);
+    unknown.bound = Err(unseen("list CredentialBindings"));
+    assert_told(&told(&unknown, "proxy", Some(5)), &["bound_later not checked Pods: may not list"]);
+}
+
+#[test]
+fn a_namespace_that_forbids_what_it_asks_for_is_told() {
+    let told = |seen: NamespaceSeen, pods: Vec<Option<PodSeen>>| {
+        let mut around = Around::good("");
+        around.namespaces = Ok([("ns".to_owned(), seen)].into());
+        of(Topic::PodSecurity, around.judge(pods))
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let seen = |capture: Option<&str>, standard: Option<&str>| NamespaceSeen {
+        capture: capture.map(str::to_owned),
+        standard: standard.map(str::to_owned),
+        switch: None,
+    };
+    let forbidden = |standard: &str| {
+        format!("pod_security wrong Namespace ns: pod-security.kubernetes.io/enforce is {standard}, which forbids")
+    };
+    for standard in ["baseline", "restricted"] {
+        assert_told(&told(seen(Some(" redirect"), Some(standard)), Vec::new()), &[&forbidden(standard)]);
+        assert_told(&told(seen(Some("proxy"), Some(standard)), Vec::new()), &[]);
+        // Where only the pods say it.
+        let running = || vec![captured("redirect", 0, Some(1), Some(2))];
+        assert_told(&told(seen(None, Some(standard)), running()), &[&forbidden(standard)]);
+        let off = NamespaceSeen { switch: text("disabled"), ..seen(Some("redirect"), Some(standard)) };
+        assert_told(&told(off, Vec::new()), &[]);
+    }
+    let fine = "pod_security ok Namespaces: capture redirect is not forbidden by a label in ns";
+    for standard in [None, Some("privileged")] {
+        assert_told(&told(seen(Some("redirect"), standard), Vec::new()), &[fine]);
+    }
+    let mut around = Around::good("");
+    around.namespaces = Err(unseen("list Namespaces"));
+    let findings = around.judge(vec![captured("redirect", 0, Some(1), Some(2))]);
+    assert_told(&of(Topic::PodSecurity, findings), &["pod_security not checked Namespaces: may not list"]);
 }

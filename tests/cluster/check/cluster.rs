@@ -224,8 +224,13 @@ impl Space<'_> {
             labels: [("postern.dev/inject".to_owned(), "enabled".to_owned())].into(),
             ..NamespaceMeta::default()
         };
-        let mut pod = injected(&bare(name, account), &meta);
-        let container = &mut pod["spec"]["initContainers"][0];
+        self.try_injected(&bare(name, account), &meta, change)
+    }
+
+    fn try_injected(&self, pod: &Value, meta: &NamespaceMeta, change: impl FnOnce(&mut Value)) -> Result<(), String> {
+        let mut pod = injected(pod, meta);
+        let containers = pod["spec"]["initContainers"].as_array_mut().expect("init containers");
+        let container = containers.iter_mut().find(|one| one["name"] == "postern").expect("a sidecar");
         set_ca(container, &self.cluster.signer);
         change(container);
         self.create(&pod)
@@ -234,6 +239,30 @@ impl Space<'_> {
     /// A pod with a sidecar; `change` has the last word about its container.
     pub fn pod(&self, name: &str, account: &str, change: impl FnOnce(&mut Value)) {
         self.try_pod(name, account, change).unwrap_or_else(|said| panic!("{name}: {said}"));
+    }
+
+    /// A pod with this capture, of which a node has told: how often its sidecar was started again and when, and when its
+    /// agent was.
+    pub fn captured(&self, name: &str, capture: &str, restarts: u32, sidecar: &str, agent: &str) {
+        let mut pod = bare(name, "agent");
+        pod["metadata"]["labels"]["postern.dev/inject"] = json!("true");
+        pod["metadata"]["annotations"]["config.postern.dev/capture"] = json!(capture);
+        let context = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        pod["spec"]["containers"][0]["securityContext"] = context;
+        let created = self.try_injected(&pod, &NamespaceMeta::default(), |_| {});
+        created.unwrap_or_else(|said| panic!("{name}: {said}"));
+        let status = |name: &str, restarts: u32, since: &str| {
+            let state = json!({"running": {"startedAt": since}});
+            json!([{"name": name, "restartCount": restarts, "state": state, "ready": true, "image": "i", "imageID": ""}])
+        };
+        let told = json!({"status": {
+            "phase": "Running",
+            "initContainerStatuses": status("postern", restarts, sidecar),
+            "containerStatuses": status("agent", 0, agent),
+        }});
+        let patch =
+            ["patch", "pod", name, "--namespace", &self.name, "--subresource=status", "--type=merge", "--patch"];
+        self.cluster.kubectl(&[&patch[..], &[&told.to_string()]].concat());
     }
 
     /// A pod without one, made while the namespace had none.

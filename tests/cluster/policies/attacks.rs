@@ -4,9 +4,11 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use super::{good, plain, token};
+use super::{captured, good, hardened, plain, token};
 use crate::support::ApiServer;
 use crate::support::admission::create;
+
+mod captures;
 
 /// One attempt.
 pub struct Attack {
@@ -54,7 +56,10 @@ const LOST: &str = "the pod asks for a sidecar and has none";
 
 /// A good pod with one thing changed.
 fn tampered(place: &str, value: Value) -> Value {
-    let mut pod = good("pod");
+    changed(good("pod"), place, value)
+}
+
+fn changed(mut pod: Value, place: &str, value: Value) -> Value {
     put(&mut pod, place, value);
     pod
 }
@@ -91,10 +96,20 @@ fn debug(what: &'static str, name: &str, fields: Value, rules: &'static [&'stati
 }
 
 pub fn attacks() -> Vec<Attack> {
-    [forged(), look_alikes(), tokens(), reaching_in(), taking_its_place(), later(), debuggers(), connections()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        forged(),
+        look_alikes(),
+        tokens(),
+        reaching_in(),
+        taking_its_place(),
+        later(),
+        debuggers(),
+        connections(),
+        captures::all(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Pods that were never opted in, or lost what they should have.
@@ -243,6 +258,7 @@ fn taking_its_place() -> Vec<Attack> {
     put(&mut mounted, "/spec/containers/0/volumeMounts/-", json!({"name": "own", "mountPath": "/run/postern/x"}));
     let mut named = plain("pod", Some("true"));
     named["spec"]["containers"][0]["name"] = json!("postern");
+    let init_name = tampered("/spec/containers/0/name", json!("postern-init"));
     const UID: &[&str] = &["reserved_uid: "];
     const NAME: &[&str] = &["reserved_name: "];
     vec![
@@ -264,14 +280,10 @@ fn taking_its_place() -> Vec<Attack> {
             NAME,
         ),
         pod("an agent with the sidecar's name", named, &["reserved_name: ", LOST]),
+        pod("an agent with the init container's name", init_name, NAME),
         pod(
             "an annotation that does not exist",
             tampered("/metadata/annotations/config.postern.dev~1x", json!("1")),
-            &["invalid_config: "],
-        ),
-        pod(
-            "a capture that is not there",
-            tampered("/metadata/annotations/config.postern.dev~1capture", json!("redirect")),
             &["invalid_config: "],
         ),
     ]
@@ -280,13 +292,18 @@ fn taking_its_place() -> Vec<Attack> {
 /// Changes to pods that run.
 fn later() -> Vec<Attack> {
     const LABEL: &[&str] = &["cannot be set or removed later"];
-    const IMAGE: &[&str] = &["image can only be changed to the administrator's"];
+    const IMAGE: &[&str] = &["can only be changed to the administrator's"];
     vec![
         kubectl("the label, later", &["label", "pod", "agent-plain", "postern.dev/injected=true"], LABEL),
         kubectl("hiding from the label", &["label", "pod", "agent-good", "postern.dev/injected-"], LABEL),
         kubectl(
             "another image, later",
             &["set", "image", "pod/agent-good", "postern=evil.example/postern:0.1.0"],
+            IMAGE,
+        ),
+        kubectl(
+            "another image of the init container, later",
+            &["set", "image", "pod/agent-redirected", "postern-init=evil.example/postern:0.1.0"],
             IMAGE,
         ),
     ]

@@ -17,6 +17,8 @@ use postern::control::admission::settings::{Allowed, InjectionSettings, PullPoli
 use postern::control::admission::{NamespaceMeta, Outcome, decide};
 use postern::control::webhook::look_up::{LiveConfigMaps, WatchedNamespaces};
 use postern::control::webhook::{ConfigMapSearch, PATH, Webhook, WebhookSettings};
+use postern::core::capture::HostPattern;
+use postern::core::network::Cidr;
 use postern::runtime::drain::DrainTrigger;
 use postern::telemetry::admission::AdmissionLog;
 use postern::telemetry::logs::AccessLog;
@@ -37,9 +39,15 @@ pub fn injection() -> InjectionSettings {
         image_pull_secrets: Vec::new(),
         broker: "https://postern-broker.postern-system.svc:8443".into(),
         broker_ca: Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into()),
+        extra_roots: None,
         resolvers: vec!["10.96.0.10".parse().expect("an address")],
         resources: Resources::default(),
-        allowed: Allowed::default(),
+        allowed: Allowed {
+            passthrough_hosts: HostPattern::parse("*.pypi.example").into_iter().collect(),
+            skip_ports: vec![5432],
+            skip_cidrs: Cidr::parse("10.0.0.0/8").into_iter().collect(),
+            ..Allowed::default()
+        },
     }
 }
 
