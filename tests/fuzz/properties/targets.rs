@@ -7,6 +7,7 @@
 pub mod binding;
 pub mod chunked;
 pub mod head;
+pub mod hello;
 pub mod mask;
 pub mod message;
 pub mod rewrite;
@@ -20,10 +21,11 @@ mod pieces;
 pub type Property = fn(&[u8]) -> &'static str;
 
 /// By the name of the directory in corpus/.
-pub const TARGETS: [(&str, Property); 8] = [
+pub const TARGETS: [(&str, Property); 9] = [
     ("binding", binding::check),
     ("chunked", chunked::check),
     ("head", head::check),
+    ("hello", hello::check),
     ("mask", mask::check),
     ("message", message::check),
     ("rewrite", rewrite::check),
