@@ -225,19 +225,24 @@ def no_value_in_logs(stage: Stage) -> None:
     require(not found, f"a credential stands in {found}")
 
 
-def uninstall(stage: Stage) -> None:
-    """helm uninstall leaves nothing but what `keep` says: the kind with its bindings, and the broker's authority"""
-    stage.kube.helm("uninstall", "postern", f"--namespace={SYSTEM}", "--wait", "--timeout=120s")
-    until("the last pods are gone", lambda: not stage.kube.get("pods", f"--namespace={SYSTEM}")["items"], 60)
+def left(stage: Stage) -> set[str]:
+    """What is in the cluster of Postern: by its name, or by the chart's label."""
     kinds = stage.kube("api-resources", "--verbs=list", "--output=name").split()
-    left = set()
+    found = set()
     for kind in kinds:
         if kind.startswith(("events", "pods.metrics")):
             continue
         for item in json.loads(stage.kube("get", kind, "--all-namespaces", "--output=json"))["items"]:
             meta = item["metadata"]
             if "postern" in meta["name"] or meta.get("labels", {}).get("app.kubernetes.io/name") == "postern":
-                left.add(f"{kind}/{meta['name']}")
+                found.add(f"{kind}/{meta['name']}")
+    return found
+
+
+def uninstall(stage: Stage) -> None:
+    """helm uninstall leaves nothing but what `keep` says: the kind with its bindings, and the broker's authority"""
+    stage.kube.helm("uninstall", "postern", f"--namespace={SYSTEM}", "--wait", "--timeout=120s")
+    until("the last pods are gone", lambda: not stage.kube.get("pods", f"--namespace={SYSTEM}")["items"], 60)
     keep = {
         "customresourcedefinitions.apiextensions.k8s.io/credentialbindings.postern.dev",
         # The API server's own, for that kind.
@@ -247,8 +252,9 @@ def uninstall(stage: Stage) -> None:
         # What a user made, not the chart.
         f"namespaces/{SYSTEM}",
     }
-    require(left <= keep, f"also left: {sorted(left - keep)}")
-    require(left == keep, f"not kept: {sorted(keep - left)}")
+    stays = left(stage)
+    require(stays <= keep, f"also left: {sorted(stays - keep)}")
+    require(stays == keep, f"not kept: {sorted(keep - stays)}")
     names = [
         found["metadata"]["name"] for found in stage.kube.get("credentialbindings", f"--namespace={AGENTS}")["items"]
     ]
