@@ -63,9 +63,12 @@ def by_label(stage: Stage) -> None:
 
 
 def by_annotation(stage: Stage) -> None:
-    """an agent with the annotation gets the sidecar, and starts after it"""
-    stage.kube.apply(pod("writer", "writer", annotations=INJECT))
+    """an agent with the annotation gets the sidecar; even its own init container starts after it, and calls through it"""
+    early = pod("writer", args=("/app/agent.py", "call", SERVER))["spec"]["containers"][0] | {"name": "early"}
+    stage.kube.apply(pod("writer", "writer", annotations=INJECT, initContainers=[early]))
     injected(stage, "writer")
+    said = stage.kube("logs", f"--namespace={AGENTS}", "writer", "--container=early").strip()
+    require(json.loads(said) == {"said": SERVER}, f"the init container said {said}")
 
 
 def call(stage: Stage) -> None:
