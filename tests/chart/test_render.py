@@ -32,10 +32,6 @@ REFUSED = {
     "leave broker.namespaces empty, or set broker.clusterWide to false": {
         "broker": {"clusterWide": True, "namespaces": ["research"]}
     },
-    "set check.enabled and policies.enabled to true, or": {
-        "check": {"afterInstall": True},
-        "policies": {"enabled": False},
-    },
     "raise controller.shutdownGraceSeconds": {"controller": {"lingerSeconds": 20}},
 }
 CERTIFICATE_AND_KEY = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"

@@ -17,6 +17,7 @@ from tools import (
     HELMS,
     MANIFESTS,
     NAMESPACE,
+    NO_HOOKS,
     api_server,
     documents,
     is_foreign,
@@ -164,9 +165,9 @@ class Life(unittest.TestCase):
             def in_namespace(*arguments: object) -> Any:
                 return server.get(f"--namespace={NAMESPACE}", *arguments)
 
-            with_helm("install", "postern", CHART, "--create-namespace", IMAGE)
+            with_helm("install", "postern", CHART, "--create-namespace", IMAGE, NO_HOOKS)
             before = self.write(server)
-            with_helm("upgrade", "postern", CHART, IMAGE, "--set=image.tag=0.2.0,controller.replicas=3")
+            with_helm("upgrade", "postern", CHART, IMAGE, "--set=image.tag=0.2.0,controller.replicas=3", NO_HOOKS)
             self.assertEqual(self.written(server), before, "an upgrade leaves it alone")
             self.assertEqual(in_namespace("deployment", "postern-controller")["spec"]["replicas"], 3)
             with_helm("rollback", "postern", "1")
@@ -193,7 +194,7 @@ class Life(unittest.TestCase):
                 server.get("--namespace=default", "credentialbinding", "github"), "bindings are kept with it"
             )
 
-            with_helm("install", "postern", CHART, IMAGE)
+            with_helm("install", "postern", CHART, IMAGE, NO_HOOKS)
             kept = {key: value for key, value in self.written(server).items() if "broker-ca" in key}
             self.assertEqual(kept, {key: before[key] for key in kept}, "running sidecars trust the next installation")
 

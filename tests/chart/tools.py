@@ -19,6 +19,8 @@ HELMS = {"Helm 4": os.environ["HELM4"], "Helm 3": os.environ["HELM3"]}
 NAMESPACE = "postern-system"
 # The oldest that the chart allows; a Helm that was built by hand takes far older ones for granted.
 KUBE = "--kube-version=1.30.0"
+# For an API server without a node, where nobody runs the Job that looks at the installation.
+NO_HOOKS = "--no-hooks"
 # A value set that stands on another.
 BENEATH = {"ha": [CHART / "values-ha.yaml"]}
 

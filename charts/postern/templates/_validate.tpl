@@ -12,9 +12,6 @@
 {{- if and .Values.broker.clusterWide .Values.broker.namespaces }}
 {{- fail "broker.clusterWide grants every namespace already: leave broker.namespaces empty, or set broker.clusterWide to false" }}
 {{- end }}
-{{- if and .Values.check.afterInstall (not (and .Values.check.enabled .Values.policies.enabled)) }}
-{{- fail "check.afterInstall would always fail: set check.enabled and policies.enabled to true, or check.afterInstall to false" }}
-{{- end }}
 {{- if ge (int .Values.controller.lingerSeconds) (int .Values.controller.shutdownGraceSeconds) }}
 {{- fail "controller.lingerSeconds is not less than controller.shutdownGraceSeconds: the last calls could not be answered; raise controller.shutdownGraceSeconds" }}
 {{- end }}

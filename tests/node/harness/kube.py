@@ -46,8 +46,8 @@ class Kube:
             raise Failed(f"kubectl {' '.join(map(str, arguments))}: {done.stderr.strip()}")
         return done.stdout
 
-    def helm(self, *arguments: object, seconds: float = 300) -> str:
-        done = self.run(self.helm_binary, arguments, None, seconds)
+    def helm(self, *arguments: object, seconds: float = 300, binary: Path | None = None) -> str:
+        done = self.run(binary or self.helm_binary, arguments, None, seconds)
         if done.returncode != 0:
             raise Failed(f"helm {' '.join(map(str, arguments))}: {done.stderr.strip()}")
         return done.stdout

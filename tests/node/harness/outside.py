@@ -29,7 +29,7 @@ def need(setup: Path, *targets: str) -> str:
 
 def check_machine() -> None:
     if os.geteuid() != 0:
-        raise Failed("a node needs root: it makes namespaces, mounts and network interfaces of its own")
+        raise Failed("it needs root, which makes namespaces, mounts and interfaces of its own: run it with sudo")
     for command in ["unshare", "ip", "mount"]:
         if shutil.which(command) is None:
             raise Failed(f"{command} is missing: apt-get install util-linux iproute2 mount")
@@ -39,7 +39,10 @@ def check_machine() -> None:
     run = subprocess.run([*trial, "sh", "-c", probe], capture_output=True, text=True, check=False)
     if run.returncode != 0:
         said = run.stderr.strip()
-        raise Failed(f"this machine gives root no namespaces, mounts or veth, and a node needs them: {said}")
+        raise Failed(
+            f"root gets no namespaces, mounts or veth here, and a node needs them: {said}; "
+            "run it on a machine, or in a container that is privileged"
+        )
 
 
 class Cgroups:

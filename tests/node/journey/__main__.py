@@ -14,14 +14,14 @@ from pathlib import Path
 
 from harness import python
 from harness.kube import Kube
-from harness.outside import need
+from harness.outside import check_machine, need
 from harness.parts import HERE, REPOSITORY, Failed
 
-from . import agents, control, release
+from . import agents, control, quickstart, release
 from .stage import Stage
 
 # Each leaves the cluster as the next one expects it.
-STEPS = [*release.INSTALL, *agents.STEPS, *control.STEPS, *release.STEPS]
+STEPS = [*quickstart.STEPS, *release.INSTALL, *agents.STEPS, *control.STEPS, *release.STEPS]
 
 
 def say(text: str) -> None:
@@ -37,7 +37,7 @@ def running_node(work: Path, images: list[Path]) -> Iterator[dict]:
         assert node.stdout and node.stdin
         line = node.stdout.readline()
         if not line:
-            raise Failed(f"no node: it ended with {node.wait()}; above is what it said, logs are in {work / 'logs'}")
+            raise Failed(f"no node: it ended with {node.wait()}; above is what it said, and --logs DIR keeps its logs")
         yield json.loads(line)
     finally:
         node.stdin.close()
@@ -82,6 +82,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="postern-journey-") as scratch:
         work = Path(scratch)
         try:
+            # Before minutes go into what it would run.
+            check_machine()
             setup = REPOSITORY / "tests/cluster/setup"
             kube, helm = Path(need(setup, "kube")), Path(need(setup, "helm4"))
             image = arguments.image or Path(need(HERE / "image").splitlines()[-1])

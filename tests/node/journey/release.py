@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.kube import until
 from harness.outside import need
 from harness.parts import HERE, REPOSITORY, Failed
-from harness.world import AGENTS, SERVER, SYSTEM, TOOLS, namespace
+from harness.world import AGENTS, SERVER, SYSTEM, TOOLS, namespace, new_value, secret
 
 from .stage import Stage, require
 
@@ -54,6 +54,40 @@ def install(stage: Stage) -> None:
     for component in ["controller", "broker"]:
         status = stage.kube.get(f"--namespace={SYSTEM}", f"deployment/postern-{component}")["status"]
         require(status.get("readyReplicas") == 2, f"{component}: {status}")
+
+
+def checks(stage: Stage) -> int:
+    """How often the Job that looks at the installation has come to a good end."""
+    events = stage.kube.get("events", f"--namespace={SYSTEM}", "--field-selector=reason=Completed")["items"]
+    return sum(
+        event.get("count") or 1
+        for event in events
+        if event["involvedObject"]["kind"] == "Job" and event["involvedObject"]["name"] == "postern-check"
+    )
+
+
+def helm_test(stage: Stage, binary: Path | None = None) -> None:
+    stage.kube.helm("test", "postern", f"--namespace={SYSTEM}", "--timeout=60s", binary=binary)
+
+
+def check(stage: Stage) -> None:
+    """the installation has looked at itself; helm test does, finds a policy that is gone, and says how to mend it"""
+    before = checks(stage)
+    require(before, "the Job after the installation has not completed")
+    helm_test(stage)
+    stage.kube("delete", "validatingadmissionpolicybinding", "postern-exec")
+    try:
+        helm_test(stage)
+    except Failed:
+        pass
+    else:
+        raise Failed("helm test did not find that a policy denies nothing")
+    said = stage.kube("logs", f"--namespace={SYSTEM}", "postern-check")
+    line = next((line for line in said.splitlines() if "postern-exec" in line), "")
+    require("wrong" in line and "->" in said, f"it does not say what is wrong, and what to do: {said}")
+    stage.kube.helm("upgrade", "postern", CHART, f"--namespace={SYSTEM}", "--reuse-values", "--wait")
+    until("the Job after the upgrade has completed", lambda: checks(stage) > before, 10)
+    helm_test(stage)
 
 
 class Prometheus:
@@ -225,19 +259,23 @@ def no_value_in_logs(stage: Stage) -> None:
     require(not found, f"a credential stands in {found}")
 
 
-def uninstall(stage: Stage) -> None:
-    """helm uninstall leaves nothing but what `keep` says: the kind with its bindings, and the broker's authority"""
-    stage.kube.helm("uninstall", "postern", f"--namespace={SYSTEM}", "--wait", "--timeout=120s")
-    until("the last pods are gone", lambda: not stage.kube.get("pods", f"--namespace={SYSTEM}")["items"], 60)
+def left(stage: Stage) -> set[str]:
+    """What is in the cluster of Postern: by its name, or by the chart's label."""
     kinds = stage.kube("api-resources", "--verbs=list", "--output=name").split()
-    left = set()
+    found = set()
     for kind in kinds:
         if kind.startswith(("events", "pods.metrics")):
             continue
         for item in json.loads(stage.kube("get", kind, "--all-namespaces", "--output=json"))["items"]:
             meta = item["metadata"]
             if "postern" in meta["name"] or meta.get("labels", {}).get("app.kubernetes.io/name") == "postern":
-                left.add(f"{kind}/{meta['name']}")
+                found.add(f"{kind}/{meta['name']}")
+    return found
+
+
+def kept(stage: Stage) -> None:
+    """Of Postern only that is left which others depend on, or made."""
+    until("the last pods are gone", lambda: not stage.kube.get("pods", f"--namespace={SYSTEM}")["items"], 60)
     keep = {
         "customresourcedefinitions.apiextensions.k8s.io/credentialbindings.postern.dev",
         # The API server's own, for that kind.
@@ -247,13 +285,43 @@ def uninstall(stage: Stage) -> None:
         # What a user made, not the chart.
         f"namespaces/{SYSTEM}",
     }
-    require(left <= keep, f"also left: {sorted(left - keep)}")
-    require(left == keep, f"not kept: {sorted(keep - left)}")
+    stays = left(stage)
+    require(stays <= keep, f"also left: {sorted(stays - keep)}")
+    require(stays == keep, f"not kept: {sorted(keep - stays)}")
     names = [
         found["metadata"]["name"] for found in stage.kube.get("credentialbindings", f"--namespace={AGENTS}")["items"]
     ]
     require(sorted(names) == ["research-notes", "writer-notes"], f"bindings that are left: {names}")
 
 
+def uninstall(stage: Stage) -> None:
+    """helm uninstall leaves nothing but what `keep` says: the kind with its bindings, and the broker's authority"""
+    stage.kube.helm("uninstall", "postern", f"--namespace={SYSTEM}", "--wait", "--timeout=120s")
+    kept(stage)
+
+
+def helm_3(stage: Stage) -> None:
+    """the same with Helm 3: install over what was kept, to which running agents return; test, upgrade, uninstall"""
+    binary = Path(need(REPOSITORY / "tests/cluster/setup", "helm3")) / "helm"
+
+    def helm(*arguments: object) -> None:
+        stage.kube.helm(*arguments, f"--namespace={SYSTEM}", "--wait", "--timeout=120s", binary=binary)
+
+    helm("install", "postern", CHART, *IMAGE, f"--set=broker.namespaces={{{AGENTS}}}")
+    # A value that no sidecar has had: it comes from the broker that was just installed.
+    stage.set_value("research", new_value())
+    stage.kube.apply(secret("research", stage.values["research"]))
+    until(
+        "the running agent's sidecar has the new value",
+        lambda: stage.calls_with("research", "research") or True,
+        60,
+    )
+    helm_test(stage, binary)
+    helm("upgrade", "postern", CHART, "--reset-then-reuse-values", "--set=broker.logLevel=debug")
+    stage.calls_with("research", "research")
+    helm("uninstall", "postern")
+    kept(stage)
+
+
 INSTALL = [install]
-STEPS = [image, upgrade, prometheus, no_value_in_logs, uninstall]
+STEPS = [check, image, upgrade, prometheus, no_value_in_logs, uninstall, helm_3]

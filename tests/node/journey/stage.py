@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from pathlib import Path
 
 from harness.kube import Kube, agent, until
@@ -55,6 +56,17 @@ class Stage:
         process = self.kube.start(*agent(pod, *arguments))
         self.background.append(process)
         return process
+
+    def told(self, process: subprocess.Popen[str], seconds: float = 60) -> object:
+        """The next line of what `follow` began; one that says nothing is ended, rather than waited for."""
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        assert process.stdout
+        line = process.stdout.readline()
+        timer.cancel()
+        if not line:
+            raise Failed(f"it said nothing within {seconds} s, or ended: {' '.join(map(str, process.args[-2:]))}")
+        return json.loads(line)
 
     def delete(self, *pods: str) -> None:
         self.kube("delete", "pod", f"--namespace={AGENTS}", *pods, "--wait", "--grace-period=1")
