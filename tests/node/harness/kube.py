@@ -65,16 +65,31 @@ class Kube:
             raise Failed(f"{document['kind']} {document['metadata']['name']} was created, and should have been refused")
         return done.stderr.strip()
 
-    def exec(self, pod: str, *arguments: object, text: str | None = None, seconds: float = 60) -> list:
-        """What agent.py prints in a pod of the agents, line by line."""
-        out = self(*agent(pod, *arguments, interactive=text is not None), text=text, seconds=seconds)
+    def exec(
+        self,
+        pod: str,
+        *arguments: object,
+        text: str | None = None,
+        seconds: float = 60,
+        namespace: str = "agents",
+        program: str = "agent.py",
+    ) -> list:
+        """What a program of ours prints in an agent's container, line by line."""
+        given = agent(pod, *arguments, interactive=text is not None, namespace=namespace, program=program)
+        out = self(*given, text=text, seconds=seconds)
         return [json.loads(line) for line in out.splitlines()]
 
 
-def agent(pod: str, *arguments: object, interactive: bool = False) -> list[object]:
+def agent(
+    pod: str,
+    *arguments: object,
+    interactive: bool = False,
+    namespace: str = "agents",
+    program: str = "agent.py",
+) -> list[object]:
     given = ["--stdin"] if interactive else []
-    python = ["/python/bin/python3", "/app/agent.py"]
-    return ["exec", "--namespace=agents", *given, pod, "--container=agent", "--", *python, *arguments]
+    python = ["/python/bin/python3", f"/app/{program}"]
+    return ["exec", f"--namespace={namespace}", *given, pod, "--container=agent", "--", *python, *arguments]
 
 
 def until(what: str, holds: Callable[[], object], seconds: float = 60, pause: float = 0.2):

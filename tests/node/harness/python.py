@@ -48,7 +48,7 @@ def write(image: Path) -> None:
     for name, path in libraries(loaded).items():
         # The loader itself stands where the interpreter asks for it.
         files[name.removeprefix("/") if name.startswith("/") else f"python/libraries/{name}"] = path
-    for program in ["agent.py", "server.py"]:
+    for program in ["agent.py", "bypass.py", "server.py"]:
         files[f"app/{program}"] = HERE / "pods" / program
     config = {
         "Entrypoint": ["/python/bin/python3"],

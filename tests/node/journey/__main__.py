@@ -17,11 +17,11 @@ from harness.kube import Kube
 from harness.outside import check_machine, need
 from harness.parts import HERE, REPOSITORY, Failed
 
-from . import agents, control, quickstart, release
+from . import agents, captures, control, quickstart, release
 from .stage import Stage
 
 # Each leaves the cluster as the next one expects it.
-STEPS = [*quickstart.STEPS, *release.INSTALL, *agents.STEPS, *control.STEPS, *release.STEPS]
+STEPS = [*quickstart.STEPS, *release.INSTALL, *agents.STEPS, *captures.STEPS, *control.STEPS, *release.STEPS]
 
 
 def say(text: str) -> None:

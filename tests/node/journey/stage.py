@@ -44,9 +44,9 @@ class Stage:
         wrong = [headers for headers in since if headers != [f"Bearer {self.values[account]}"]]
         require(not wrong, f"{len(wrong)} of {len(since)} requests had other Authorization headers than the bound one")
 
-    def ready(self, pod: str, seconds: float = 60) -> dict:
+    def ready(self, pod: str, seconds: float = 60, namespace: str = AGENTS) -> dict:
         def is_ready() -> dict | None:
-            found = self.kube.get("pod", f"--namespace={AGENTS}", pod)
+            found = self.kube.get("pod", f"--namespace={namespace}", pod)
             conditions = found["status"].get("conditions", [])
             return found if any(told["type"] == "Ready" and told["status"] == "True" for told in conditions) else None
 

@@ -2,7 +2,9 @@
 
 usage: agent.py idle              does nothing, until it is told to end
        agent.py call SERVER       calls `whoami` of that server of mcp.json once, and prints what it said
-       agent.py calls SERVER      the same again and again, a line for each, until `stop`
+       agent.py call-url URL      the same by a URL that is not in mcp.json
+       agent.py get URL           prints the status of a plain GET, or the error; whose certificate it is does not matter
+       agent.py calls SERVER      the same as `call` again and again, a line for each, until `stop`
        agent.py stop              ends what `calls` began: whoever asked for it may be gone, and it not know
        agent.py stream SERVER     calls `wait`: prints `open` when its stream has begun, and how that ended
        agent.py look              prints where in this container any of the lines on stdin can be read
@@ -39,11 +41,24 @@ def url_of(server: str) -> str:
 
 
 async def call(server: str) -> str:
+    return await call_url(url_of(server))
+
+
+async def call_url(url: str) -> str:
     from mcp import Client
 
-    async with Client(url_of(server)) as client:
+    async with Client(url) as client:
         result = await client.call_tool("whoami")
         return result.content[0].text
+
+
+def get(url: str) -> None:
+    try:
+        tell({"status": urllib.request.urlopen(url, context=ssl._create_unverified_context(), timeout=15).status})
+    except urllib.error.HTTPError as answer:
+        tell({"status": answer.code})
+    except OSError as failure:
+        tell({"error": str(failure)})
 
 
 async def calls(server: str) -> None:
@@ -192,6 +207,10 @@ def main() -> None:
             signal.pause()
     elif command == "call":
         tell({"said": asyncio.run(call(*rest))})
+    elif command == "call-url":
+        tell({"said": asyncio.run(call_url(*rest))})
+    elif command == "get":
+        get(*rest)
     elif command == "calls":
         asyncio.run(calls(*rest))
     elif command == "stop":
