@@ -8,12 +8,11 @@ from pathlib import Path
 
 from captured import table
 from captured.clients import Client, clients
+from captured.environment import DOCUMENT
 from captured.play import Play
 from captured.world import World, root
 from clients.agents import Tools
 from common import main
-
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "interception.md"
 
 
 async def _run(options: argparse.Namespace, directory: Path) -> int:

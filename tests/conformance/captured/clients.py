@@ -20,7 +20,7 @@ _CURL = ("curl", "--silent", "--show-error", "--no-buffer", "--include", "--supp
 
 @dataclass(frozen=True)
 class Client:
-    """`reads` are the variables of the injection that may matter to it, most important last."""
+    """`reads` are the variables of the webhook that may matter to it, most important last."""
 
     title: str
     variant: Variant

@@ -1,28 +1,25 @@
-"""What the injection sets in the agents' containers, by capture (docs/interception.md)."""
+"""What the webhook sets in the agents' containers, by capture: the table in docs/interception.md, which a test holds
+against the webhook's code."""
 
 from pathlib import Path
 
 CAPTURES = ENDPOINT, PROXY, REDIRECT = "endpoint", "proxy", "redirect"
-PROXY_URL = "http://127.0.0.1:15102"
-PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
-NOT_BY_PROXY = ("NO_PROXY", "no_proxy")
-BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE",
-           "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
-ADDED_ROOTS = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "interception.md"
+PUBLIC = "/var/run/postern"
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy")
 # Without these a client does not come to the proxy; without any other it comes and does not trust it.
 TO_THE_PROXY = ("HTTPS_PROXY", "NODE_USE_ENV_PROXY")
 
 
 def injected(capture: str, public: Path) -> dict[str, str]:
-    trust = {name: str(public / "ca-bundle.pem") for name in BUNDLES}
-    trust |= {name: str(public / "ca.pem") for name in ADDED_ROOTS}
-    if capture == REDIRECT:
-        return trust
-    proxies = dict.fromkeys(PROXIES, PROXY_URL) | dict.fromkeys(NOT_BY_PROXY, "127.0.0.1,localhost,::1")
-    return trust | proxies | {"NODE_USE_ENV_PROXY": "1"}
+    """`public` stands for the directory that a pod has."""
+    table = DOCUMENT.read_text().split("| agent variable |", 1)[1].split("\n\n", 1)[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    column = CAPTURES.index(capture) + 1
+    return {row[0]: row[column].replace(PUBLIC, str(public)) for row in rows if row[column]}
 
 
 def only(names: list[str], environment: dict[str, str]) -> dict[str, str]:
     """The environment with no others of these variables; `HTTPS_PROXY` is for its whole family."""
-    kept = set(names) | (set(PROXIES + NOT_BY_PROXY) if "HTTPS_PROXY" in names else set())
+    kept = {*names, *(PROXIES if "HTTPS_PROXY" in names else ())}
     return {name: value for name, value in environment.items() if name in kept}

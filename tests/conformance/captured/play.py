@@ -116,7 +116,7 @@ class Play:
                                 self._needs(client, capture, environment, added))
 
     async def _works(self, client: Client, capture: str, environment: dict[str, str]) -> None:
-        """With all that the injection sets."""
+        """With all that the webhook sets."""
         seen, host = self.seen[client.name], self._upstreams[client.name].url
         async with Run(self, client, environment) as agent:
             if capture == PROXY:

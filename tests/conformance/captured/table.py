@@ -9,7 +9,7 @@ from captured.play import Seen
 BEGIN, END = "<!-- generated: clients -->", "<!-- /generated -->"
 UNPINNED = ("curl", "Java")  # the machine's own
 INTRODUCTION = """\
-Each was given its server's `https://` URL and what the injection sets, connected, listed, called, and got a call's
+Each was given its server's `https://` URL and what the webhook sets, connected, listed, called, and got a call's
 progress step by step. *needs*: without any one of these variables it is not served, and none but these is needed (curl
 takes `SSL_CERT_FILE` as well). *goes past*: it connects to the server itself, and has no credential there. *no trust*: it
 comes to the sidecar, does not trust the pod's CA, and nothing leaves the pod. HTTP is what it speaks with the sidecar."""
