@@ -99,7 +99,8 @@ class Play:
             if capture == PROXY:
                 await asyncio.gather(*played)
             else:
-                await asyncio.gather(*played, self._try("h2spec", self._suite()))
+                await asyncio.gather(*played, self._try("h2spec", self._suite()),
+                                     self._try("strict verification", self._strict(public)))
         finally:
             code = await self._sidecar.stop()
         self.judge(f"the {capture} sidecar ends with 0", code == 0, str(code))
@@ -185,9 +186,16 @@ class Play:
         command = [*self._world.inside(), str(self._program), "--host", f"{SUITE}.{DOMAIN}", "--port", "443", "--tls",
                    "--insecure", "--path", "/mcp", "--strict"]
         child = await Child.start(SUITE, command, self._directory / "logs")
-        code, told = await child.ended(), child.stdout_path.read_text()
-        require(code == 0 and told.splitlines()[-1] == SUITE_RESULT, f"{told}{child.stderr_path.read_text()}")
+        code, told = await child.ended(), child.stdout_path.read_text().splitlines()
+        bad = [line.strip() for line in told if "×" in line]
+        require(code == 0 and told[-1] == SUITE_RESULT, "; ".join([*told[-1:], child.stderr_path.read_text(), *bad]))
         require(not self._new_lines(SUITE), "the server was asked for something")
+
+    async def _strict(self, public: Path) -> None:
+        command = [*self._world.inside(), sys.executable, str(HERE / "strict.py"), f"{SUITE}.{DOMAIN}"]
+        child = await Child.start("strict", [*command, str(public / "ca.pem")], self._directory / "logs")
+        code = await child.ended()
+        require(code == 0 and child.stdout_path.read_text() == "TLSv1.3\n", child.tail())
 
     # ---- what the server and the sidecar saw
 
