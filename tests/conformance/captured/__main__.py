@@ -12,7 +12,7 @@ from captured.environment import DOCUMENT
 from captured.play import Play
 from captured.world import World, root
 from clients.agents import Tools
-from common import main
+from common import main, tables
 
 
 async def _run(options: argparse.Namespace, directory: Path) -> int:
@@ -39,8 +39,8 @@ async def _run(options: argparse.Namespace, directory: Path) -> int:
 def _compare(played: list[Client], play: Play) -> None:
     made = table.render(played, play.seen)
     if os.environ.get("UPDATE_DOCS") and not play.failed:
-        table.write(DOCUMENT, made)
-    written, made = table.alike(table.current(DOCUMENT), made)
+        tables.write(DOCUMENT, table.BEGIN, made)
+    written, made = table.alike(tables.current(DOCUMENT, table.BEGIN), made)
     play.judge(f"{DOCUMENT.name} has these tables", written == made, "UPDATE_DOCS=1 tests/conformance/captures writes "
                "them:\n" + "\n".join(difflib.unified_diff(written.splitlines(), made.splitlines(), "written", "found",
                                                           lineterm="", n=0)))

@@ -12,7 +12,7 @@ from clients.agents import Sdk, Tools, Variant
 from clients.agents import VARIANTS as SDKS
 
 HERE = Path(__file__).resolve().parent
-STORE_PASSWORD = "changeit"  # of a file with certificates alone; the JDK wants one
+STORE_PASSWORD = "changeit"  # that of the JDK's roots
 _GO = Sdk("Go SDK", (HERE.parent / "go" / "go.mod", "go-sdk v"), "go")
 _CURL = ("curl", "--silent", "--show-error", "--no-buffer", "--include", "--suppress-connect-headers", "--data-binary",
          "@-")
@@ -70,9 +70,11 @@ def _words(*command: str) -> str:
 
 
 def java_options(capture: str, public: Path, store: Path) -> dict[str, str]:
-    """What docs/interception.md tells users of Java to do: a store of their own with the pod's CA."""
-    subprocess.run(["keytool", "-importcert", "-noprompt", "-alias", "postern", "-file", public / "ca.pem", "-keystore",
-                    store, "-storetype", "PKCS12", "-storepass", STORE_PASSWORD], check=True, capture_output=True)
+    """What docs/interception.md tells users of Java to do: a copy of the JDK's roots, with the pod's CA."""
+    home = re.search(r"java\.home = (.*)", _words("java", "-XshowSettings:properties", "-version"))[1]
+    shutil.copyfile(Path(home) / "lib" / "security" / "cacerts", store)
+    _words("keytool", "-importcert", "-noprompt", "-alias", "postern", "-file", str(public / "ca.pem"), "-keystore",
+           str(store), "-storepass", STORE_PASSWORD)
     options = {"javax.net.ssl.trustStore": store, "javax.net.ssl.trustStorePassword": STORE_PASSWORD}
     if capture == PROXY:
         options |= {"https.proxyHost": "127.0.0.1", "https.proxyPort": "15102"}

@@ -1,16 +1,19 @@
 """The run: one server, a sidecar for each capture, all clients by their `https://` names."""
 
 import asyncio
+import itertools
 import json
 import re
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from captured.clients import Client, java_options
 from captured.environment import ENDPOINT, PROXY, REDIRECT, TO_THE_PROXY, injected, only
 from captured.world import DOMAIN, OUTSIDE, POD, World, root
 from clients.agents import Agent, Answer
-from clients.scenes import Unexpected, require
+from clients.scenes import Unexpected, require, session, used
 from common.sidecar import Sidecar, Upstream
 from harness import certs
 from harness.hub import Hub
@@ -51,7 +54,8 @@ class Play:
         self._upstreams[SUITE] = Upstream(SUITE, f"https://{SUITE}.{DOMAIN}/mcp")
         self._hub = Hub()
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._read: dict[str, int] = {}
+        self._numbers = itertools.count(1)  # of the clients' processes
+        self._read: dict[str, int] = {}  # lines of the server's log, by host
         self.seen = {each.name: Seen() for each in clients}
         self.passed = self.failed = 0
 
@@ -109,24 +113,37 @@ class Play:
         environment = injected(capture, public)
         added = {}
         if client.java_options:
-            added = java_options(capture, public, self._directory / f"{capture}.p12")
+            added = java_options(capture, public, self._directory / f"{capture}.cacerts")
         async with self._slots:
             await self._try(f"{client.title}, {capture}", self._works(client, capture, environment | added))
             if self.seen[client.name].works.get(capture):
                 await self._try(f"{client.title}, what it needs for {capture}",
                                 self._needs(client, capture, environment, added))
 
+    @asynccontextmanager
+    async def _agent(self, client: Client, environment: dict[str, str]) -> AsyncIterator[Agent]:
+        """A process of the client in the pod."""
+        name = f"{client.name}-{next(self._numbers)}"
+        command = [*self._world.inside(), *client.command]
+        child = await Child.start(name, command, self._directory / "logs", **environment)
+        try:
+            yield Agent(client.variant, child, self._hub)
+        finally:
+            await child.stop()
+
     async def _works(self, client: Client, capture: str, environment: dict[str, str]) -> None:
         """With all that the webhook sets."""
         seen, host = self.seen[client.name], self._upstreams[client.name].url
-        async with Run(self, client, environment) as agent:
+        async with self._agent(client, environment) as agent:
             if capture == PROXY:
-                await self._session(agent, ENDPOINT, self._sidecar.url(client.name))
+                await session(agent, self._sidecar.url(client.name))
+                await used(agent, f"{agent.child.name} {ENDPOINT}")
                 seen.works[ENDPOINT] = True
                 self._served(client)
             first = await agent.connect(host)
             if first.ok:
-                await self._session(agent, capture, host)
+                require(first.value == agent.variant.revision, f"agreed on {first.value}")
+                await used(agent, f"{agent.child.name} {capture}")
                 seen.works[capture] = True
                 self._served(client)
                 seen.protocols[capture] = self._protocol(client, capture)
@@ -135,20 +152,6 @@ class Play:
                 require(capture in client.not_by, f"connect: {text(first)}")
                 seen.works[capture] = False
                 seen.past[capture] = self._closed(client, capture, "nothing", first)
-
-    async def _session(self, agent: Agent, capture: str, url: str) -> None:
-        connected = await agent.connect(url)
-        require(connected.ok, f"connect: {text(connected)}")
-        require(connected.value == agent.variant.revision, f"agreed on {connected.value}")
-        listed = await agent.list()
-        require(listed.ok and {"echo", "count"} <= set(listed.value), f"list: {listed}")
-        called = await agent.call("echo")
-        require(called.value == "hello", f"call: {called}")
-        key = f"{agent.child.name} {capture}"
-        counted = await agent.call("count", key)
-        require((counted.value, counted.progress) == (key, [1, 2, 3]), f"count: {counted}")
-        closed = await agent.close()
-        require(closed.ok, f"close: {closed.error}")
 
     async def _unbound(self, agent: Agent, seen: Seen, capture: str) -> None:
         refused = await agent.connect(f"https://unbound.{DOMAIN}/mcp")
@@ -175,7 +178,7 @@ class Play:
         seen.needs[capture] = needs
 
     async def _connect(self, client: Client, environment: dict[str, str]) -> Answer:
-        async with Run(self, client, environment) as agent:
+        async with self._agent(client, environment) as agent:
             answer = await agent.connect(self._upstreams[client.name].url)
             if answer.ok:
                 await agent.close()
@@ -254,26 +257,6 @@ class Play:
         self.failed += not good
         if not good:
             print(f"FAILED {title}: {otherwise}", flush=True)
-
-
-class Run:
-    """One process of a client in the pod."""
-
-    _number = 0
-
-    def __init__(self, play: Play, client: Client, environment: dict[str, str]) -> None:
-        self._play, self._client, self._environment = play, client, environment
-
-    async def __aenter__(self) -> Agent:
-        Run._number += 1
-        name = f"{self._client.name}-{Run._number}"
-        command = [*self._play._world.inside(), *self._client.command]
-        child = await Child.start(name, command, self._play._directory / "logs", **self._environment)
-        self._agent = Agent(self._client.variant, child, self._play._hub)
-        return self._agent
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._agent.child.stop()
 
 
 def text(answer: Answer) -> str:

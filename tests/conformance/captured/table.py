@@ -1,12 +1,11 @@
 """The tables in docs/interception.md, between their markers."""
 
-from pathlib import Path
-
 from captured.clients import Client
 from captured.environment import CAPTURES, ENDPOINT, PROXY, REDIRECT
 from captured.play import Seen
+from common import tables
 
-BEGIN, END = "<!-- generated: clients -->", "<!-- /generated -->"
+BEGIN = "<!-- generated: clients -->"
 UNPINNED = ("curl", "Java")  # the machine's own
 INTRODUCTION = """\
 Each was given its server's `https://` URL and what the webhook sets, connected, listed, called, and got a call's
@@ -25,8 +24,8 @@ def render(clients: list[Client], seen: dict[str, Seen]) -> str:
         needs.append([client.title, ", ".join(each.removeprefix("HTTP/") for each in spoken) or "-",
                       *(_cell(found, capture) for capture in CAPTURES)])
         shown = [found.untrusting, found.unbound.get(PROXY), found.unbound.get(REDIRECT)]
-        texts.append([client.title, *(_code(each) if each else "-" for each in shown)])
-    return "\n".join([BEGIN, INTRODUCTION, "", *_lines(needs), "", TEXTS, "", *_lines(texts), END])
+        texts.append([client.title, *(tables.code(each) if each else "-" for each in shown)])
+    return "\n".join([BEGIN, INTRODUCTION, "", *tables.lines(needs), "", TEXTS, "", *tables.lines(texts), tables.END])
 
 
 def _cell(found: Seen, capture: str) -> str:
@@ -37,23 +36,6 @@ def _cell(found: Seen, capture: str) -> str:
     if capture not in found.needs:
         return "FAILED"
     return "works, needs " + (", ".join(f"`{name}`" for name in found.needs[capture]) or "none of these")
-
-
-def _code(text: str) -> str:
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
-
-
-def _lines(table: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in table]
-
-
-def current(path: Path) -> str:
-    text = path.read_text()
-    return BEGIN + text.split(BEGIN, 1)[1].split(END, 1)[0] + END
-
-
-def write(path: Path, table: str) -> None:
-    path.write_text(path.read_text().replace(current(path), table))
 
 
 def alike(written: str, made: str) -> tuple[str, str]:
