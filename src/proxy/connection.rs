@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, header};
+use http::{Method, Version, header};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -183,7 +183,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
         let close = unread || wants_close(head);
         let Handled { answer, _busy } = tokio::select! {
             biased;
-            handled = handle(self.shared, self.way, head, body) => handled,
+            handled = handle(self.shared, self.way, Version::HTTP_11, head, body) => handled,
             // The handler's future is dropped, and with it whatever it holds upstream.
             () = self.inbound.closed() => return Next::Close,
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -138,7 +138,7 @@ async fn answer(request: Request<Incoming>, way: &Way, shared: &Arc<Shared>, act
         // The stream or the connection is gone, and nobody reads this.
         Err(ReadFault::Closed) => Err(Refusal::because(Reason::BadJsonRpc, "the body was broken off")),
     };
-    let Handled { answer, _busy } = handle(shared, way, &head, body).await;
+    let Handled { answer, _busy } = handle(shared, way, Version::HTTP_2, &head, body).await;
     match answer {
         Answer::Whole(response) => whole(response),
         Answer::Relay(relay) => stream(*relay, head.method, _busy, active).await,

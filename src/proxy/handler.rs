@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, TRANSFER_ENCODING, WWW_AUTHENTICATE};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use tokio::sync::watch;
 
 use super::Shared;
@@ -39,10 +39,18 @@ pub(super) struct Handled {
     pub(super) _busy: Option<Busy>,
 }
 
-/// Answers one request. `body` is what was read of it, or why it could not be.
-pub(super) async fn handle(shared: &Arc<Shared>, way: &Way, head: &Head, body: Result<Bytes, Refusal>) -> Handled {
+/// Answers one request of an agent that speaks `protocol`. `body` is what was read of it, or why it
+/// could not be.
+pub(super) async fn handle(
+    shared: &Arc<Shared>,
+    way: &Way,
+    protocol: Version,
+    head: &Head,
+    body: Result<Bytes, Refusal>,
+) -> Handled {
     let mut exchange = Exchange::begin(&shared.telemetry, head.method.as_str());
     exchange.way(way);
+    exchange.protocol(protocol);
     let session = head.headers.get(mcp::SESSION_ID).map(|id| SessionDigest::of(id.as_bytes()));
     exchange.context(session, head.headers.get("traceparent").and_then(|trace| trace.to_str().ok()));
     let busy = shared.drain.enter();

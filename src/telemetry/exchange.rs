@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::Version;
 use serde::Serialize;
 
 use super::logs::{self, AccessLog};
@@ -108,6 +109,8 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     passthrough: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'static str>,
@@ -176,6 +179,11 @@ impl Exchange {
         if let Way::Direct(direct) = way {
             self.line.destination = direct.original.map(|original| original.to_string());
         }
+    }
+
+    /// What the agent speaks, once it has asked for something in it.
+    pub fn protocol(&mut self, protocol: Version) {
+        self.line.protocol = Some(if protocol == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
     }
 
     /// It is led to a host without a credential: which of the configured ones.

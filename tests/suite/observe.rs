@@ -74,6 +74,7 @@ async fn the_access_line_tells_what_happened() {
         "caller": {"namespace": "research", "serviceAccount": "research-agent"},
         "server": "github",
         "http": "POST",
+        "protocol": "HTTP/1.1",
         "method": "tools/call",
         "tool": "search",
         "rpc_id": "\"r-1\"",

@@ -9,7 +9,7 @@ from pathlib import Path
 from clients import table
 from clients.agents import VARIANTS, Tools
 from clients.matrix import Matrix
-from common import main
+from common import main, tables
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "mcp-compatibility.md"
 
@@ -19,8 +19,8 @@ async def _run(options: argparse.Namespace, directory: Path) -> int:
     await matrix.play()
     made = table.render([each.label for each in VARIANTS], matrix.rows)
     if os.environ.get("UPDATE_DOCS") and not matrix.failed:
-        table.write(DOCUMENT, made)
-    written = table.current(DOCUMENT)
+        tables.write(DOCUMENT, table.BEGIN, made)
+    written = tables.current(DOCUMENT, table.BEGIN)
     if written == made:
         matrix.passed += 1
     else:

@@ -74,7 +74,9 @@ const actions = {
 
 function told(failure) {
   const kept = [failure.cause && `${failure.cause}`, failure.data && JSON.stringify(failure.data)];
-  return { error: `${failure}`, kept: kept.filter(Boolean).join(' ') };
+  const causes = [];
+  for (let cause = failure.cause; cause; cause = cause.cause) causes.push(`${cause}`);
+  return { error: `${failure}`, kept: kept.filter(Boolean).join(' '), causes };
 }
 
 for await (const line of createInterface({ input: process.stdin })) {

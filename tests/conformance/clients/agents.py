@@ -71,12 +71,13 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """`error` is what the SDK's user is shown, `kept` what the error holds besides."""
+    """`error` is what the SDK's user is shown, `kept` what the error holds besides; `causes` are what Node prints of it."""
 
     ok: bool
     value: object = None
     error: str = ""
     kept: str = ""
+    causes: list[str] = field(default_factory=list)
     challenges: int = 0
     login: list[str] = field(default_factory=list)
     progress: list[float] = field(default_factory=list)

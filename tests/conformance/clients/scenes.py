@@ -125,16 +125,20 @@ async def transport(agent: Agent, url: str, kind: str) -> str:
     connected = await session(agent, url, kind)
     if kind == "http" or connected.value:  # the TypeScript SDK 1.x does not tell it of the older transport
         require(connected.value == agent.variant.revision, f"agreed on {connected.value}")
+    await used(agent, f"{agent.variant.label} {kind}")
+    return "works"
+
+
+async def used(agent: Agent, key: str) -> None:
+    """All that a session is for. The key is for the rendezvous, which knows each for good."""
     listed = await agent.list()
     require(listed.ok and {"echo", "count"} <= set(listed.value), f"list: {listed}")
     called = await agent.call("echo")
     require(called.value == "hello", f"call: {called}")
-    key = f"{agent.variant.label} {kind}"
     counted = await agent.call("count", key)
     require((counted.value, counted.progress) == (key, [1, 2, 3]), f"count: {counted}")
     closed = await agent.close()
     require(closed.ok, f"close: {closed.error}")
-    return "works"
 
 
 def unlike_a_login(answer: Answer) -> None:

@@ -1,11 +1,11 @@
 """The tables in docs/mcp-compatibility.md, between their markers."""
 
 import string
-from pathlib import Path
 
 from clients.scenes import Sight
+from common import tables
 
-BEGIN, END = "<!-- generated: sdk table -->", "<!-- /generated -->"
+BEGIN = "<!-- generated: sdk table -->"
 INTRODUCTION = """\
 *legacy* begins with `initialize` and agrees on 2025-11-25, *auto* with `server/discover` and agrees on 2026-07-28.
 *works*: connects, lists, calls, and gets a call's progress step by step. What the SDK's error shows its user of a
@@ -22,7 +22,7 @@ def render(columns: list[str], rows: dict[str, list[object]]) -> str:
     table = [["", "", *columns], ["---"] * (len(columns) + 2)]
     table += [[lettered[title], title, *map(str, cells)] for title, cells in rows.items()]
     texts = [["SDK", "error", "at"], ["---"] * 3, *_texts(columns, rows, lettered)]
-    return "\n".join([BEGIN, INTRODUCTION, "", *_lines(table), "", TEXTS, "", *_lines(texts), END])
+    return "\n".join([BEGIN, INTRODUCTION, "", *tables.lines(table), "", TEXTS, "", *tables.lines(texts), tables.END])
 
 
 def _texts(columns: list[str], rows: dict[str, list[object]], lettered: dict[str, str]) -> list[list[str]]:
@@ -35,21 +35,4 @@ def _texts(columns: list[str], rows: dict[str, list[object]], lettered: dict[str
     lines: dict[tuple[str, str], list[str]] = {}
     for (column, text), letters in where.items():
         lines.setdefault((text, " ".join(letters)), []).append(column)
-    return [[", ".join(who), _code(text), letters] for (text, letters), who in lines.items()]
-
-
-def _code(text: str) -> str:
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
-
-
-def _lines(table: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in table]
-
-
-def current(path: Path) -> str:
-    text = path.read_text()
-    return BEGIN + text.split(BEGIN, 1)[1].split(END, 1)[0] + END
-
-
-def write(path: Path, table: str) -> None:
-    path.write_text(path.read_text().replace(current(path), table))
+    return [[", ".join(who), tables.code(text), letters] for (text, letters), who in lines.items()]

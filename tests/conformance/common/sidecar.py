@@ -63,11 +63,13 @@ class Sidecar:
 
     @classmethod
     async def start(cls, name: str, directory: Path, certificates: Certificates, upstreams: list[Upstream],
-                    **config: object) -> "Sidecar":
+                    command: list[str] | None = None, **config: object) -> "Sidecar":
+        """`command` is what runs postern, where that is more than its name."""
         path = _write(directory / name, certificates, upstreams, config)
         logs = directory / "logs"
         logs.mkdir(exist_ok=True)
-        child = await Child.start(name, [os.environ["POSTERN_BIN"], "sidecar", "--config", str(path)], logs)
+        postern = command or [os.environ["POSTERN_BIN"]]
+        child = await Child.start(name, [*postern, "sidecar", "--config", str(path)], logs)
         self = cls(child, upstreams)
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -102,7 +104,6 @@ class Sidecar:
                 return answer.read().decode()
 
         return await asyncio.to_thread(get)
-
 
 
 def _write(root: Path, certificates: Certificates, upstreams: list[Upstream], config: dict[str, object]) -> Path:

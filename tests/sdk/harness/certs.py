@@ -1,4 +1,4 @@
-"""A throw-away CA and one server certificate for loopback, strict enough for every client (AKI, SKI, key usages)."""
+"""A throw-away CA and one server certificate, strict enough for every client (AKI, SKI, key usages)."""
 
 import datetime
 import ipaddress
@@ -18,12 +18,13 @@ class Certificates:
     key: Path
 
 
-def make(directory: Path) -> Certificates:
+def make(directory: Path, *names: str) -> Certificates:
+    """For loopback and these names."""
     ca_key, leaf_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "harness CA")])
     leaf_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "harness server")])
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
-    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    hosts = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *map(x509.DNSName, ("localhost", *names))]
 
     ca = (
         _builder(ca_name, ca_name, ca_key.public_key())

@@ -47,6 +47,11 @@ class Child:
         await self._process.stdin.drain()
         return await self.line(self.stdout)
 
+    async def ended(self) -> int:
+        """Waits until it ends by itself. Returns the exit code."""
+        await asyncio.gather(*self._pumps)
+        return await self._process.wait()
+
     async def stop(self) -> int:
         """SIGTERM, then SIGKILL when that is not heeded. Returns the exit code."""
         if self._process.returncode is None:
@@ -55,8 +60,7 @@ class Child:
             await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
         except TimeoutError:
             self.kill()
-        await asyncio.gather(*self._pumps)
-        return await self._process.wait()
+        return await self.ended()
 
     def kill(self) -> None:
         if self._process.returncode is None:

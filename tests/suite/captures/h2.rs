@@ -5,7 +5,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{NAME, OTHER, Scene};
 use crate::support::answer::{End, Framing};
@@ -66,6 +66,8 @@ async fn calls_get_the_credential_side_by_side() {
         assert_eq!(requests.len(), 20);
         let expected = [format!("Bearer {}", scene.secret)];
         assert!(requests.iter().all(|request| request.values("authorization") == expected));
+        let line = scene.sidecar.next_access("a call", |line| line["server"] == "github").await;
+        assert_eq!((&line["capture"], &line["protocol"]), (&json!(kind), &json!("HTTP/2")));
     }
 }
 
