@@ -7,8 +7,9 @@ use super::{NAME, OTHER, Scene, capturing};
 use crate::support::dns::Dns;
 use crate::support::insider::{Trust, connect, inside, post, tunnel};
 use crate::support::observed::within;
+use crate::support::parent::{Conduct, Parent};
 use crate::support::secrets::assert_none_in;
-use crate::support::{Agent, Capture, Message, Protocol, rpc};
+use crate::support::{Agent, Binding, Capture, Message, Protocol, rpc, unique_secret};
 
 /// TLS through: the agent verifies the server itself, and its own token is its own matter.
 #[tokio::test]
@@ -126,4 +127,33 @@ async fn a_bound_host_is_never_a_passage() {
     let mut other_port = inside(&scene.sidecar, NAME, 1).await;
     other_port.ask(post(rpc::list(2))).await.assert_refused("path_outside_binding");
     assert_eq!(scene.capture.connections(), 1);
+}
+
+/// Where only a parent proxy leads out, a passage goes through it, as a bound server's connection does.
+#[tokio::test]
+async fn a_parent_proxy_is_asked_for_both() {
+    let free = Capture::start(Protocol::Tls).await;
+    let bound = Capture::start(Protocol::Tls).await;
+    let dns = Dns::start(&[]).await;
+    for (place, target, serves) in [(OTHER, &free, None), (NAME, &bound, Some("github"))] {
+        let parent = Parent::start(Conduct::Splice(target.port())).await;
+        let dial =
+            json!({"allowLoopback": true, "resolvers": [dns.address().to_string()], "parentProxy": parent.url()});
+        let binding = Binding::new("github").trusting(&bound).url(&bound.url_as(NAME, "/mcp")).token(unique_secret());
+        let sidecar = capturing("proxy", &dns, json!([OTHER])).config("dial", dial).binding(binding).start().await;
+        let mut agent = match serves {
+            Some(_) => inside(&sidecar, place, target.port()).await,
+            None => {
+                let socket = tunnel(&sidecar, &format!("{place}:{}", target.port())).await.expect("a tunnel");
+                let stream = Trust::in_pem(target.ca_pem().as_bytes()).shake(socket, place).await;
+                Agent::over(stream.expect("the server itself"), &format!("{place}:{}", target.port()))
+            }
+        };
+        agent.ask(post(rpc::list(1))).await.assert_ok();
+        let asked = format!("CONNECT {place}:{} HTTP/1.1\r\n", target.port());
+        assert!(parent.seen().starts_with(asked.as_bytes()), "{}", parent.seen().escape_ascii());
+        let request = target.request(0).await;
+        assert_eq!(request.values("authorization").len(), usize::from(serves.is_some()));
+        assert_none_in("what the parent proxy saw", &parent.seen());
+    }
 }
