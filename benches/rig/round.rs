@@ -184,15 +184,17 @@ impl Bench {
         sleep(Duration::from_millis(200)).await;
         let idle = look();
         let load = Load::start(job.workload, route, self.requests(subject, job), self.epoch).await;
-        sleep(times.warm).await;
+        self.warm(job.workload, times.warm).await;
         load.count();
-        let (before, begun) = (look(), Instant::now());
+        let dialled = || self.upstream.seen().connections.load(Ordering::Relaxed) as f64;
+        let (before, connections, begun) = (look(), dialled(), Instant::now());
         sleep(times.counted).await;
         let (after, counted, elapsed) = (look(), load.counted(), begun.elapsed());
+        let connections = dialled() - connections;
         let tally = load.stop().await;
         self.verdict(job.workload, &tally, counted)?;
 
-        let mut figures = Figures::new();
+        let mut figures = Figures::from([("dialled", connections)]);
         let cpu_us = after.cpu_us - before.cpu_us;
         if counted > 0 {
             figures.insert("counted", counted as f64);
@@ -215,6 +217,17 @@ impl Bench {
             }
         }
         Ok(figures)
+    }
+
+    /// Lets the load run until what is opened once is open.
+    async fn warm(&self, workload: &Workload, least: Duration) {
+        sleep(least).await;
+        let calls = workload.bindings as u64 * 4;
+        // Bounded: a proxy that serves nothing is found out afterwards.
+        let begun = Instant::now();
+        while self.upstream.seen().requests.load(Ordering::Relaxed) < calls && begun.elapsed() < STARTING {
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// A proxy that leaks, refuses or breaks off has not done the job, and its figures are none.

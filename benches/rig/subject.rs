@@ -97,16 +97,18 @@ pub fn programs(setup: &str) -> Programs {
     found
 }
 
-/// The first line of what a program says of its version.
+/// What a program says of its version.
 pub fn version(subject: Subject, program: &Program) -> String {
     let flag = if matches!(subject, Subject::Nginx | Subject::Haproxy) { "-v" } else { "--version" };
     let output = Command::new(&program.path).arg(flag).env("LD_LIBRARY_PATH", &program.libraries).output();
     let output = output.expect("the program runs");
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    // Envoy names its path, and a hash beside the version.
-    line.rsplit_once("version: ").map_or(line, |(_, version)| version).to_owned()
+    // The first word that begins as a version does: around it are paths, hashes and addresses.
+    let words = text.split([' ', '/', '\n']);
+    let is_version =
+        |word: &&str| word.split('.').take(2).all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    words.filter(|word| word.contains('.')).find(is_version).unwrap_or("unknown").to_owned()
 }
 
 /// What a proxy is to be set up for.
@@ -232,6 +234,8 @@ impl Job<'_> {
             "endpoint": {"port": self.listen},
             "admin": {"address": "127.0.0.1", "port": 0},
             "dial": {"allowLoopback": true},
+            // The others are told to hold as many; the default is what one agent needs.
+            "limits": {"connections": 8000},
         });
         if self.workload.agent == Agent::Captured {
             config["endpoint"]["port"] = json!(0);

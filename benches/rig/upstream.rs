@@ -2,6 +2,7 @@
 //!
 //! HTTP/1.1 is spoken by hand, because the server shares a core with the load: what it saves, the proxy can be given.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::certificates::Authority;
-use super::message;
+use super::message::{self, Chunks, Framing};
 use super::workload::{Protocol, Workload};
 
 /// What the proxy is to inject, as a header value.
@@ -133,82 +134,118 @@ impl Shared {
     }
 }
 
-/// HTTP/1.1 on one connection, until it closes.
-async fn serve(mut socket: TlsStream<TcpStream>, shared: &Shared) -> std::io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut filled = 0;
-    let (mut answer, mut of) = (Vec::new(), usize::MAX);
-    loop {
-        let Some(end) = message::head_end(&buffer[..filled]) else {
-            if filled == buffer.len() {
-                return Ok(());
+/// A connection that requests are read from.
+struct Requests {
+    socket: TlsStream<TcpStream>,
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+/// What a request's head says that the server cares for.
+struct Asked {
+    served: bool,
+    stream: bool,
+    close: bool,
+}
+
+impl Requests {
+    async fn fill(&mut self) -> io::Result<()> {
+        if self.filled == self.buffer.len() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        match self.socket.read(&mut self.buffer[self.filled..]).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                self.filled += read;
+                Ok(())
             }
-            match socket.read(&mut buffer[filled..]).await? {
-                0 => return Ok(()),
-                read => filled += read,
+        }
+    }
+
+    /// Lets go what has been used.
+    fn used(&mut self, bytes: usize) {
+        self.buffer.copy_within(bytes..self.filled, 0);
+        self.filled -= bytes;
+    }
+
+    /// The next request, body and all.
+    async fn next(&mut self, shared: &Shared) -> io::Result<Asked> {
+        let end = loop {
+            match message::head_end(&self.buffer[..self.filled]) {
+                Some(end) => break end,
+                None => self.fill().await?,
             }
-            continue;
         };
-        let head = &buffer[..end];
-        let served = shared.admit(message::values(head, "authorization"), message::holds(head, AGENTS.as_bytes()));
-        let stream = head.starts_with(b"GET ");
-        let close = message::values(head, "connection").any(|value| value.eq_ignore_ascii_case(b"close"));
-        let (framing, have) = (message::framing(head), filled - end);
+        let head = &self.buffer[..end];
+        let leaked = message::holds(head, AGENTS.as_bytes());
+        let asked = Asked {
+            served: shared.admit(message::values(head, "authorization"), leaked),
+            stream: head.starts_with(b"GET "),
+            close: message::values(head, "connection").any(|value| value.eq_ignore_ascii_case(b"close")),
+        };
+        let framing = message::framing(head);
+        self.used(end);
         match framing {
-            message::Framing::Length(length) if length <= have => {
-                buffer.copy_within(end + length..filled, 0);
-                filled = have - length;
-            }
-            message::Framing::Length(length) => {
-                let mut left = length - have;
-                while left > 0 {
-                    let most = left.min(buffer.len());
-                    match socket.read(&mut buffer[..most]).await? {
-                        0 => return Ok(()),
-                        read => left -= read,
-                    }
-                }
-                filled = 0;
-            }
+            Framing::Length(length) => self.skip(length).await?,
             // Some proxies pass a body on in chunks.
-            message::Framing::Chunked => {
-                let mut chunks = message::Chunks::default();
-                let mut from = end;
+            Framing::Chunked => {
+                let mut chunks = Chunks::default();
                 loop {
-                    from += chunks.advance(&buffer[from..filled]);
+                    let walked = chunks.advance(&self.buffer[..self.filled]);
+                    self.used(walked);
                     if chunks.ended() {
                         break;
                     }
-                    (from, filled) = (0, socket.read(&mut buffer).await?);
-                    if filled == 0 {
-                        return Ok(());
-                    }
+                    self.fill().await?;
                 }
-                buffer.copy_within(from..filled, 0);
-                filled -= from;
             }
         }
-        if !served {
-            socket.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await?;
-            socket.flush().await?;
-        } else if stream {
-            return events(socket, shared).await;
+        Ok(asked)
+    }
+
+    async fn skip(&mut self, mut left: usize) -> io::Result<()> {
+        loop {
+            let piece = left.min(self.filled);
+            self.used(piece);
+            left -= piece;
+            if left == 0 {
+                return Ok(());
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn send(&mut self, answer: &[u8]) -> io::Result<()> {
+        self.socket.write_all(answer).await?;
+        self.socket.flush().await
+    }
+}
+
+/// HTTP/1.1 on one connection, until it closes.
+async fn serve(socket: TlsStream<TcpStream>, shared: &Shared) -> io::Result<()> {
+    let mut requests = Requests { socket, buffer: vec![0; 64 << 10], filled: 0 };
+    let (mut answer, mut size) = (Vec::new(), None);
+    loop {
+        let asked = requests.next(shared).await?;
+        if !asked.served {
+            requests.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await?;
+        } else if asked.stream {
+            return events(requests.socket, shared).await;
         } else {
-            if of != shared.answer() {
-                of = shared.answer();
-                answer = message::answer(of);
+            if size != Some(shared.answer()) {
+                size = Some(shared.answer());
+                answer = message::answer(shared.answer());
             }
-            socket.write_all(&answer).await?;
-            socket.flush().await?;
+            requests.send(&answer).await?;
         }
-        if close {
-            return socket.shutdown().await;
+        if asked.close {
+            return requests.socket.shutdown().await;
         }
     }
 }
 
 /// An event stream, until the proxy closes it. Streams start apart, so that their events do not come in a burst.
-async fn events(socket: TlsStream<TcpStream>, shared: &Shared) -> std::io::Result<()> {
+async fn events(socket: TlsStream<TcpStream>, shared: &Shared) -> io::Result<()> {
     let (mut from, mut to) = tokio::io::split(socket);
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nTransfer-Encoding: chunked\r\n\r\n";
     to.write_all(head.as_bytes()).await?;

@@ -5,7 +5,7 @@ use std::fs;
 /// One look at a tree of processes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
-    /// Processor time so far, in microseconds; in steps of 10 ms.
+    /// Processor time so far, in microseconds.
     pub cpu_us: f64,
     /// Memory now, of all processes together, in KiB. Pages that they share count for each.
     pub resident_kib: u64,
@@ -33,16 +33,30 @@ fn stat(pid: u32) -> Option<Vec<u64>> {
 }
 
 fn one(pid: u32) -> Option<Usage> {
-    let stat = stat(pid)?;
-    // utime, stime, and those of children that have ended: fields 14 to 17.
-    let ticks: u64 = stat.get(11..15)?.iter().sum();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kib = |name: &str| -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
     };
+    let cpu_us = scheduled(pid).or_else(|| ticks(pid))?;
+    Some(Usage { cpu_us, resident_kib: kib("VmRSS:"), peak_kib: kib("VmHWM:") })
+}
+
+/// The time that the scheduler gave to each thread, to the nanosecond. That of threads that have ended is not in it:
+/// no proxy ends threads while it is measured.
+fn scheduled(pid: u32) -> Option<f64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.filter_map(Result::ok);
+    let of = |text: String| text.split(' ').next()?.parse::<f64>().ok();
+    let times: Vec<f64> =
+        threads.filter_map(|thread| of(fs::read_to_string(thread.path().join("schedstat")).ok()?)).collect();
+    (!times.is_empty()).then(|| times.iter().sum::<f64>() / 1000.0)
+}
+
+/// The same in steps of 10 ms, where the kernel keeps no scheduler statistics: utime and stime, fields 14 and 15.
+fn ticks(pid: u32) -> Option<f64> {
+    let ticks: u64 = stat(pid)?.get(11..13)?.iter().sum();
     // USER_HZ is 100 on every Linux there is.
-    Some(Usage { cpu_us: ticks as f64 * 10_000.0, resident_kib: kib("VmRSS:"), peak_kib: kib("VmHWM:") })
+    Some(ticks as f64 * 10_000.0)
 }
 
 fn tree(root: u32) -> Vec<u32> {

@@ -63,8 +63,35 @@ const SMALL: Workload = Workload {
 
 /// All there are, in the order of the report.
 pub fn all() -> Vec<Workload> {
-    let streams = |count, millis| Shape::Streams { count, every: Duration::from_millis(millis) };
-    let bound = |name, about, bindings| Workload { name, about, bindings, ..SMALL };
+    let mut all = calls();
+    all.extend([
+        streams("sse-1000x1", "1,000 event streams, 1 event/s each", 1000, 1),
+        streams("sse-100x50", "100 event streams, 50 events/s each", 100, 50),
+        // The curve: as many events a second, over ten times the streams.
+        streams("sse-10x100", "10 event streams, 100 events/s each", 10, 100),
+        streams("sse-100x10", "100 event streams, 10 events/s each", 100, 10),
+        streams("sse-5000x1", "5,000 event streams, 1 event/s each", 5000, 1),
+    ]);
+    all.push(Workload {
+        name: "idle-1000",
+        about: "1,000 quiet agent connections",
+        shape: Shape::Idle { connections: 1000 },
+        ..SMALL
+    });
+    all.extend([
+        Workload { name: "bindings-1", ..SMALL },
+        Workload { name: "bindings-10", bindings: 10, ..SMALL },
+        Workload { name: "bindings-100", bindings: 100, ..SMALL },
+        Workload { name: "bindings-1000", bindings: 1000, ..SMALL },
+    ]);
+    all
+}
+
+fn streams(name: &'static str, about: &'static str, count: usize, per_second: u32) -> Workload {
+    Workload { name, about, shape: Shape::Streams { count, every: Duration::from_secs(1) / per_second }, ..SMALL }
+}
+
+fn calls() -> Vec<Workload> {
     vec![
         SMALL,
         Workload { name: "small-h2", about: "the same, HTTP/2 upstream", protocol: Protocol::H2, ..SMALL },
@@ -92,42 +119,6 @@ pub fn all() -> Vec<Workload> {
             name: "agent-tls",
             about: "small calls over TLS from the agent too, by HTTPS_PROXY",
             agent: Agent::Captured,
-            ..SMALL
-        },
-        Workload {
-            name: "sse-1000x1",
-            about: "1,000 event streams, 1 event/s each",
-            shape: streams(1000, 1000),
-            ..SMALL
-        },
-        Workload { name: "sse-100x50", about: "100 event streams, 50 events/s each", shape: streams(100, 20), ..SMALL },
-        Workload {
-            name: "idle-1000",
-            about: "1,000 quiet agent connections",
-            shape: Shape::Idle { connections: 1000 },
-            ..SMALL
-        },
-        bound("bindings-1", "small calls, 1 binding", 1),
-        bound("bindings-10", "small calls to each of 10 bindings in turn", 10),
-        bound("bindings-100", "small calls to each of 100 bindings in turn", 100),
-        bound("bindings-1000", "small calls to each of 1,000 bindings in turn", 1000),
-        Workload { name: "sse-10x10", about: "10 event streams, 10 events/s each", shape: streams(10, 100), ..SMALL },
-        Workload {
-            name: "sse-100x10",
-            about: "100 event streams, 10 events/s each",
-            shape: streams(100, 100),
-            ..SMALL
-        },
-        Workload {
-            name: "sse-1000x5",
-            about: "1,000 event streams, 5 events/s each",
-            shape: streams(1000, 200),
-            ..SMALL
-        },
-        Workload {
-            name: "sse-5000x1",
-            about: "5,000 event streams, 1 event/s each",
-            shape: streams(5000, 1000),
             ..SMALL
         },
     ]
