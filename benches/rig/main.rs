@@ -9,9 +9,11 @@
 #![expect(unreachable_pub, reason = "one binary: pub means that every part may use it")]
 
 mod agent;
+mod guard;
 mod load;
 mod message;
 mod plot;
+mod proxy;
 mod report;
 mod round;
 mod splice;
@@ -93,6 +95,16 @@ fn main() -> ExitCode {
     {
         splice::run(listen.parse().expect("a port"), upstream.parse().expect("a port"));
         return ExitCode::SUCCESS;
+    }
+    if words.first().is_some_and(|word| word == "guard") {
+        return match guard::run(&guard::Args::parse_from(words)) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(why) => {
+                eprintln!("benches/guard: {why}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let args = Args::parse_from([String::from("benches/run")].into_iter().chain(words));
     if args.list {

@@ -1,21 +1,18 @@
 //! One round: start a proxy, let agents work, see what it used, end it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use super::agent::{Route, trusting};
 use super::load::{Load, Requests, Tally};
-use super::subject::{Job, Program, Programs, Subject, path};
+use super::proxy::{Proxy, free_port, last_words};
+use super::subject::{Job, Programs, Subject, path};
 use super::upstream::{INJECTED, Upstream};
 use super::usage::Usage;
 use super::workload::{Agent, Shape, Workload};
@@ -41,67 +38,6 @@ pub struct Bench {
 
 /// How long a proxy may take to serve its first call.
 const STARTING: Duration = Duration::from_secs(30);
-/// How long a proxy may take to end when told to.
-const ENDING: Duration = Duration::from_secs(5);
-
-/// A proxy at work; it ends with this.
-struct Proxy {
-    child: Child,
-}
-
-impl Proxy {
-    fn start(command: &[String], program: Option<&Program>, core: usize, directory: &Path) -> Self {
-        let log = File::create(directory.join("stderr.log")).expect("the directory is ours");
-        // taskset becomes the program: the process is the same.
-        let mut child = Command::new("taskset")
-            .args(["-c", &core.to_string()])
-            .args(command)
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("LD_LIBRARY_PATH", program.map_or("", |program| &program.libraries))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("taskset starts");
-        // Access lines go into a pipe that is read, as in a pod.
-        let mut output = child.stdout.take().expect("it is piped");
-        std::thread::spawn(move || {
-            let mut buffer = vec![0; 64 << 10];
-            while output.read(&mut buffer).is_ok_and(|read| read > 0) {}
-        });
-        Self { child }
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let asked = Instant::now();
-        let told = Pid::from_raw(self.child.id() as i32).is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
-        while told && asked.elapsed() < ENDING {
-            if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// Awaits that a proxy ends of its own accord.
-async fn ended(proxy: Option<&mut Proxy>) {
-    let Some(proxy) = proxy else { return std::future::pending().await };
-    while proxy.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
-}
-
 impl Bench {
     /// Makes one round; in words why it does not count, if so.
     pub async fn round(&self, subject: Subject, workload: &Workload, times: Times) -> Result<Figures, String> {
@@ -116,18 +52,9 @@ impl Bench {
         let begun = Instant::now();
         let command = job.command(subject);
         let mut proxy = command.map(|command| Proxy::start(&command, program, self.core, directory.path()));
-        let log = || {
-            let text = fs::read_to_string(directory.path().join("stderr.log")).unwrap_or_default();
-            text.lines().rev().take(3).collect::<Vec<_>>().join(" | ")
-        };
-        let route = tokio::select! {
-            route = timeout(STARTING, self.ready(subject, &job)) => {
-                route.map_err(|_| format!("not ready in {STARTING:?}: {}", log()))?
-            }
-            () = ended(proxy.as_mut()) => return Err(format!("it ended at once: {}", log())),
-        };
+        let route = self.served(subject, &job, proxy.as_mut()).await?;
         let ready = begun.elapsed();
-        let pid = proxy.as_ref().map(|proxy| proxy.child.id());
+        let pid = proxy.as_ref().map(Proxy::pid);
         self.measure(subject, &job, route, pid, times).await.map(|mut figures| {
             if pid.is_some() {
                 figures.insert("ready_ms", ready.as_secs_f64() * 1e3);
@@ -137,6 +64,22 @@ impl Bench {
     }
 
     /// Awaits the first call that is served; returns how to reach the proxy.
+    pub async fn served(&self, subject: Subject, job: &Job<'_>, proxy: Option<&mut Proxy>) -> Result<Route, String> {
+        let words = || last_words(job.directory);
+        let ended = async {
+            match proxy {
+                Some(proxy) => proxy.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            route = timeout(STARTING, self.ready(subject, job)) => {
+                route.map_err(|_| format!("not ready in {STARTING:?}: {}", words()))
+            }
+            () = ended => Err(format!("it ended at once: {}", words())),
+        }
+    }
+
     async fn ready(&self, subject: Subject, job: &Job<'_>) -> Route {
         loop {
             if let Some(route) = self.route(subject, job)
@@ -164,7 +107,7 @@ impl Bench {
         Some(Route { address, tls: authority.as_deref().map(trusting), connect })
     }
 
-    fn requests(&self, subject: Subject, job: &Job<'_>) -> Requests {
+    pub fn requests(&self, subject: Subject, job: &Job<'_>) -> Requests {
         let endpoint = subject == Subject::Postern && job.workload.agent == Agent::Plain;
         let target = |server| if endpoint { format!("/server-{server}") } else { path(server) };
         let targets: Vec<String> = (0..job.workload.bindings).map(target).collect();
@@ -231,7 +174,7 @@ impl Bench {
     }
 
     /// A proxy that leaks, refuses or breaks off has not done the job, and its figures are none.
-    fn verdict(&self, workload: &Workload, tally: &Tally, counted: u64) -> Result<(), String> {
+    pub fn verdict(&self, workload: &Workload, tally: &Tally, counted: u64) -> Result<(), String> {
         let seen = self.upstream.seen();
         let of = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         let (leaked, bare, failed) = (of(&seen.leaked), of(&seen.unauthenticated), of(&tally.failed));
