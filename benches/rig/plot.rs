@@ -65,7 +65,8 @@ fn one(bar: &Bar, y: f64) -> String {
     let middle = y + BAR / 2.0;
     let cut = if median > MOST { ", cut" } else { "" };
     let (width, from, to) = (at(median) - LEFT, at(least), at(greatest));
-    let label = format!("{median:.2} [{least:.2}-{greatest:.2}]{cut}");
+    let range = if least == greatest { String::new() } else { format!(" [{least:.2}-{greatest:.2}]") };
+    let label = format!("{median:.2}{range}{cut}");
     format!(
         "{}<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>\n\
          <line x1=\"{from:.1}\" y1=\"{middle}\" x2=\"{to:.1}\" y2=\"{middle}\" stroke=\"#222222\"/>\n{}",

@@ -74,7 +74,8 @@ impl Bench {
         };
         tokio::select! {
             route = timeout(STARTING, self.ready(subject, job)) => {
-                route.map_err(|_| format!("not ready in {STARTING:?}: {}", words()))
+                // It may serve, but without the credential, or with the agent's.
+                route.map_err(|_| self.trespass().unwrap_or_else(|| format!("not ready in {STARTING:?}: {}", words())))
             }
             () = ended => Err(format!("it ended at once: {}", words())),
         }
@@ -173,22 +174,27 @@ impl Bench {
         }
     }
 
+    /// What the upstream was sent and never may be.
+    fn trespass(&self) -> Option<String> {
+        let seen = self.upstream.seen();
+        let (leaked, bare) = (seen.leaked.load(Ordering::Relaxed), seen.unauthenticated.load(Ordering::Relaxed));
+        if leaked > 0 {
+            return Some(format!("the agent's own credential arrived {leaked} times"));
+        }
+        (bare > 0).then(|| format!("{bare} requests arrived without exactly the injected credential"))
+    }
+
     /// A proxy that leaks, refuses or breaks off has not done the job, and its figures are none.
     pub fn verdict(&self, workload: &Workload, tally: &Tally, counted: u64) -> Result<(), String> {
-        let seen = self.upstream.seen();
-        let of = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-        let (leaked, bare, failed) = (of(&seen.leaked), of(&seen.unauthenticated), of(&tally.failed));
-        if leaked > 0 {
-            return Err(format!("the agent's own credential arrived {leaked} times"));
-        }
-        if bare > 0 {
-            return Err(format!("{bare} requests arrived without exactly the injected credential"));
+        let failed = tally.failed.load(Ordering::Relaxed);
+        if let Some(why) = self.trespass() {
+            return Err(why);
         }
         if failed > 0 {
             return Err(format!("{failed} failures, the first: {}", tally.failure().unwrap_or_default()));
         }
         let quiet = matches!(workload.shape, Shape::Idle { .. });
-        if of(&seen.requests) == 0 || counted == 0 && !quiet {
+        if self.upstream.seen().requests.load(Ordering::Relaxed) == 0 || counted == 0 && !quiet {
             return Err("nothing was answered".to_owned());
         }
         Ok(())
