@@ -57,7 +57,9 @@ impl Subject {
             (Self::Mitmproxy, Agent::Captured, ..) => None,
             (_, Agent::Captured, ..) => Some("it does not end the agent's TLS by an authority of its own"),
             (Self::Nginx, _, Protocol::H2, _) => Some("it has no HTTP/2 upstream"),
-            (Self::Mitmproxy, _, Protocol::H2, _) => Some("it speaks upstream what the agent speaks"),
+            (Self::Mitmproxy, _, Protocol::H2, _) => {
+                Some("it does not speak HTTP/2 upstream for an agent that speaks HTTP/1.1")
+            }
             (_, _, Protocol::H2, _) if bare => Some("the agent would have to speak HTTP/2 itself"),
             (Self::Direct, .., Shape::Idle { .. }) => Some("there is no process to look at"),
             // Python takes longer to open them than a round lasts.
