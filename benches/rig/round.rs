@@ -1,0 +1,202 @@
+//! One round: start a proxy, let agents work, see what it used, end it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+use super::agent::{Route, trusting};
+use super::load::{Load, Requests, Tally};
+use super::proxy::{Proxy, free_port, last_words};
+use super::subject::{Job, Programs, Subject, path};
+use super::upstream::{INJECTED, Upstream};
+use super::usage::Usage;
+use super::workload::{Agent, Shape, Workload};
+
+/// What one round gave, each by its name.
+pub type Figures = BTreeMap<&'static str, f64>;
+
+/// How long each part takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    pub warm: Duration,
+    pub counted: Duration,
+}
+
+/// What all rounds share.
+pub struct Bench {
+    pub upstream: Upstream,
+    pub programs: Programs,
+    pub epoch: Instant,
+    /// The core that the proxy has for itself.
+    pub core: usize,
+}
+
+/// How long a proxy may take to serve its first call.
+const STARTING: Duration = Duration::from_secs(30);
+impl Bench {
+    /// Makes one round; in words why it does not count, if so.
+    pub async fn round(&self, subject: Subject, workload: &Workload, times: Times) -> Result<Figures, String> {
+        let directory = TempDir::new().expect("a temporary directory can be made");
+        let (listen, upstream) = (free_port(), self.upstream.address(workload.protocol).port());
+        let program = self.programs.get(&subject);
+        let ca_pem = &self.upstream.ca_pem;
+        let job = Job { workload, directory: directory.path(), listen, upstream, ca_pem, program };
+        let every = if let Shape::Streams { every, .. } = workload.shape { every } else { Duration::from_secs(1) };
+        self.upstream.prepare(workload, every);
+
+        let begun = Instant::now();
+        let command = job.command(subject);
+        let mut proxy = command.map(|command| Proxy::start(&command, program, self.core, directory.path()));
+        let route = self.served(subject, &job, proxy.as_mut()).await?;
+        let ready = begun.elapsed();
+        let pid = proxy.as_ref().map(Proxy::pid);
+        self.measure(subject, &job, route, pid, times).await.map(|mut figures| {
+            if pid.is_some() {
+                figures.insert("ready_ms", ready.as_secs_f64() * 1e3);
+            }
+            figures
+        })
+    }
+
+    /// Awaits the first call that is served; returns how to reach the proxy.
+    pub async fn served(&self, subject: Subject, job: &Job<'_>, proxy: Option<&mut Proxy>) -> Result<Route, String> {
+        let words = || last_words(job.directory);
+        let ended = async {
+            match proxy {
+                Some(proxy) => proxy.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            route = timeout(STARTING, self.ready(subject, job)) => {
+                // It may serve, but without the credential, or with the agent's.
+                route.map_err(|_| self.trespass().unwrap_or_else(|| format!("not ready in {STARTING:?}: {}", words())))
+            }
+            () = ended => Err(format!("it ended at once: {}", words())),
+        }
+    }
+
+    async fn ready(&self, subject: Subject, job: &Job<'_>) -> Route {
+        loop {
+            if let Some(route) = self.route(subject, job)
+                && let Ok(mut connection) = route.open().await
+                && let Ok(Ok((200, _))) =
+                    timeout(STARTING, connection.call(&self.requests(subject, job).calls[0])).await
+            {
+                return route;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn route(&self, subject: Subject, job: &Job<'_>) -> Option<Route> {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (address, authority, connect) = match (subject, job.workload.agent) {
+            (Subject::Direct, _) => (at(job.upstream), Some(job.ca_pem.to_owned()), None),
+            (Subject::Splice, _) => (at(job.listen), Some(job.ca_pem.to_owned()), None),
+            (_, Agent::Plain) => (at(job.listen), None, None),
+            (_, Agent::Captured) => {
+                let authority = fs::read_to_string(job.authority(subject)).ok().filter(|pem| pem.contains("END"))?;
+                (at(job.listen), Some(authority), Some(format!("localhost:{}", job.upstream)))
+            }
+        };
+        Some(Route { address, tls: authority.as_deref().map(trusting), connect })
+    }
+
+    pub fn requests(&self, subject: Subject, job: &Job<'_>) -> Requests {
+        let endpoint = subject == Subject::Postern && job.workload.agent == Agent::Plain;
+        let target = |server| if endpoint { format!("/server-{server}") } else { path(server) };
+        let targets: Vec<String> = (0..job.workload.bindings).map(target).collect();
+        let host = format!("localhost:{}", if endpoint { job.listen } else { job.upstream });
+        Requests::new(job.workload, &targets, &host, subject.is_bare().then_some(INJECTED))
+    }
+
+    async fn measure(
+        &self,
+        subject: Subject,
+        job: &Job<'_>,
+        route: Route,
+        pid: Option<u32>,
+        times: Times,
+    ) -> Result<Figures, String> {
+        let look = || pid.map(Usage::of).unwrap_or_default();
+        sleep(Duration::from_millis(200)).await;
+        let idle = look();
+        let load = Load::start(job.workload, route, self.requests(subject, job), self.epoch).await;
+        self.warm(job.workload, times.warm).await;
+        load.count();
+        let dialled = || self.upstream.seen().connections.load(Ordering::Relaxed) as f64;
+        let (before, connections, begun) = (look(), dialled(), Instant::now());
+        sleep(times.counted).await;
+        let (after, counted, elapsed) = (look(), load.counted(), begun.elapsed());
+        let connections = dialled() - connections;
+        let tally = load.stop().await;
+        self.verdict(job.workload, &tally, counted)?;
+
+        let mut figures = Figures::from([("dialled", connections)]);
+        let cpu_us = after.cpu_us - before.cpu_us;
+        if counted > 0 {
+            figures.insert("counted", counted as f64);
+            figures.insert("per_second", counted as f64 / elapsed.as_secs_f64());
+            figures.insert("p50_us", tally.delay_us(50.0));
+            figures.insert("p99_us", tally.delay_us(99.0));
+            figures.insert("p999_us", tally.delay_us(99.9));
+        }
+        if pid.is_some() {
+            figures.insert("core_percent", cpu_us / elapsed.as_micros() as f64 * 100.0);
+            figures.insert("idle_mib", idle.resident_kib as f64 / 1024.0);
+            figures.insert("resident_mib", after.resident_kib as f64 / 1024.0);
+            figures.insert("peak_mib", after.peak_kib as f64 / 1024.0);
+            if counted > 0 {
+                figures.insert("cpu_us", cpu_us / counted as f64);
+            }
+            if let Shape::Streams { count: held, .. } | Shape::Idle { connections: held } = job.workload.shape {
+                let grown = after.resident_kib as f64 - idle.resident_kib as f64;
+                figures.insert("kib_each", grown / held as f64);
+            }
+        }
+        Ok(figures)
+    }
+
+    /// Lets the load run until what is opened once is open.
+    async fn warm(&self, workload: &Workload, least: Duration) {
+        sleep(least).await;
+        let calls = workload.bindings as u64 * 4;
+        // Bounded: a proxy that serves nothing is found out afterwards.
+        let begun = Instant::now();
+        while self.upstream.seen().requests.load(Ordering::Relaxed) < calls && begun.elapsed() < STARTING {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What the upstream was sent and never may be.
+    fn trespass(&self) -> Option<String> {
+        let seen = self.upstream.seen();
+        let (leaked, bare) = (seen.leaked.load(Ordering::Relaxed), seen.unauthenticated.load(Ordering::Relaxed));
+        if leaked > 0 {
+            return Some(format!("the agent's own credential arrived {leaked} times"));
+        }
+        (bare > 0).then(|| format!("{bare} requests arrived without exactly the injected credential"))
+    }
+
+    /// A proxy that leaks, refuses or breaks off has not done the job, and its figures are none.
+    pub fn verdict(&self, workload: &Workload, tally: &Tally, counted: u64) -> Result<(), String> {
+        let failed = tally.failed.load(Ordering::Relaxed);
+        if let Some(why) = self.trespass() {
+            return Err(why);
+        }
+        if failed > 0 {
+            return Err(format!("{failed} failures, the first: {}", tally.failure().unwrap_or_default()));
+        }
+        let quiet = matches!(workload.shape, Shape::Idle { .. });
+        if self.upstream.seen().requests.load(Ordering::Relaxed) == 0 || counted == 0 && !quiet {
+            return Err("nothing was answered".to_owned());
+        }
+        Ok(())
+    }
+}
