@@ -37,6 +37,9 @@ pub struct Args {
     /// What it was built with
     #[arg(long)]
     compiler: String,
+    /// The kind of this machine's
+    #[arg(long)]
+    processor: String,
     #[arg(long)]
     valgrind: PathBuf,
     #[arg(long)]
@@ -51,6 +54,8 @@ pub struct Args {
 struct Baseline {
     /// Another compiler makes other instructions.
     compiler: String,
+    /// On another one, the C library and the cryptography choose other code.
+    processor: String,
     /// Of one exchange, by the workload's name.
     instructions: BTreeMap<String, u64>,
 }
@@ -67,7 +72,7 @@ pub fn run(args: &Args) -> Result<bool, String> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let instructions = runtime.map_err(|error| error.to_string())?.block_on(count(args))?;
-    let found = Baseline { compiler: args.compiler.clone(), instructions };
+    let found = Baseline { compiler: args.compiler.clone(), processor: args.processor.clone(), instructions };
     if args.update {
         let text = serde_json::to_string_pretty(&found).map_err(|error| error.to_string())?;
         fs::write(&args.baseline, text + "\n").map_err(|error| error.to_string())?;
@@ -89,9 +94,10 @@ fn tell(found: &Baseline, known: Option<&Baseline>) -> bool {
         sound &= change.is_some_and(|change| change.abs() <= TOLERANCE);
         println!("{name:<12} {count:>9} instructions {verdict}");
     }
-    let same = known.is_none_or(|known| known.compiler == found.compiler);
+    let same = known
+        .is_none_or(|known| (&known.compiler, &known.processor) == (&found.compiler, &found.processor));
     if !same {
-        println!("NOT COMPARED: the baseline is another compiler's; benches/guard --update makes one of this one");
+        println!("NOT COMPARED: the baseline is of another compiler or kind of processor; benches/guard --update makes one of these");
     } else if !sound {
         println!(
             "more is a regression; less, or more with a reason, is told by benches/guard --update in the same commit"
