@@ -94,10 +94,11 @@ fn tell(found: &Baseline, known: Option<&Baseline>) -> bool {
         sound &= change.is_some_and(|change| change.abs() <= TOLERANCE);
         println!("{name:<12} {count:>9} instructions {verdict}");
     }
-    let same = known
-        .is_none_or(|known| (&known.compiler, &known.processor) == (&found.compiler, &found.processor));
+    let same = known.is_none_or(|known| (&known.compiler, &known.processor) == (&found.compiler, &found.processor));
     if !same {
-        println!("NOT COMPARED: the baseline is of another compiler or kind of processor; benches/guard --update makes one of these");
+        println!(
+            "NOT COMPARED: the baseline is of another compiler or kind of processor; benches/guard --update makes one of these"
+        );
     } else if !sound {
         println!(
             "more is a regression; less, or more with a reason, is told by benches/guard --update in the same commit"
