@@ -1,9 +1,9 @@
 """Agents that know only a server's own URL: by the proxy in their environment, and by what their pod's network does."""
 
+import json
 import re
 
 from harness.kube import until
-from harness.parts import Failed
 from harness.world import AGENTS, HOST, INJECT, SYSTEM, TOOLS, account, binding, namespace, new_value, pod, secret
 
 from .release import CHART
@@ -39,6 +39,20 @@ def by_proxy(stage: Stage) -> None:
     stage.delete("proxied")
 
 
+def allow(stage: Stage, namespaces: list[str], hosts: list[str]) -> None:
+    """Where the broker may read, and what pods may ask to reach without a credential."""
+    stage.kube.helm(
+        "upgrade",
+        "postern",
+        CHART,
+        f"--namespace={SYSTEM}",
+        "--reuse-values",
+        f"--set-json=broker.namespaces={json.dumps(namespaces)}",
+        f"--set-json=injection.allowed.passthroughHosts={json.dumps(hosts)}",
+        "--wait",
+    )
+
+
 def by_redirect(stage: Stage) -> None:
     """capture redirect: the same without any setting of a proxy; init container, self-test and rules in place"""
     stage.kube.apply(
@@ -50,16 +64,7 @@ def by_redirect(stage: Stage) -> None:
             "spec": {"selector": {"app": "mcp"}, "ports": [{"port": 443, "targetPort": 8443}]},
         },
     )
-    stage.kube.helm(
-        "upgrade",
-        "postern",
-        CHART,
-        f"--namespace={SYSTEM}",
-        "--reuse-values",
-        f"--set=broker.namespaces={{{AGENTS},{CAPTURED}}}",
-        f"--set=injection.allowed.passthroughHosts={{{FREE}}}",
-        "--wait",
-    )
+    allow(stage, [AGENTS, CAPTURED], [FREE])
     value = new_value()
     stage.set_value("captured", value)
     trust = stage.kube.get("configmap", f"--namespace={AGENTS}", "tools-ca")
@@ -148,10 +153,12 @@ def unconfined(stage: Stage) -> None:
     document["metadata"]["namespace"] = CAPTURED
     said = stage.kube.refusal(document)
     require("unconfined" in said, f"it was refused otherwise: {said}")
-    try:
-        stage.kube("delete", "namespace", CAPTURED, "--wait", "--timeout=60s")
-    except Failed as failure:
-        raise Failed(f"the namespace does not go: {failure}") from None
 
 
-STEPS = [by_proxy, by_redirect, bypass, passthrough, unbound_host, unconfined]
+def no_longer(stage: Stage) -> None:
+    """redirect: the namespace goes, and with an upgrade its grant and the passthrough host"""
+    allow(stage, [AGENTS], [])
+    stage.kube("delete", "namespace", CAPTURED, "--wait", "--timeout=60s")
+
+
+STEPS = [by_proxy, by_redirect, bypass, passthrough, unbound_host, unconfined, no_longer]
