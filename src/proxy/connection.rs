@@ -108,7 +108,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
                     Some(passage) => return Went::Forward(passage, Box::new(head)),
                     // Apart: a connection that waits for its next request holds no room for one.
-                    None => Box::pin(self.exchange(&head)).await,
+                    None => self.exchange(&head).await,
                 },
                 Ok(Asked::Tunnel(place)) => return self.tunnel(place).await,
                 Err(ReadFault::Closed) => return Went::Over,
