@@ -107,7 +107,6 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
             let next = match self.inbound.head(tunnels, &self.shared.settings.limits, times.idle, times.head).await {
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
                     Some(passage) => return Went::Forward(passage, Box::new(head)),
-                    // Apart: a connection that waits for its next request holds no room for one.
                     None => self.exchange(&head).await,
                 },
                 Ok(Asked::Tunnel(place)) => return self.tunnel(place).await,
