@@ -127,16 +127,12 @@ fn read(head: &[u8], tunnels: bool) -> Result<Asked, HeadFault> {
     if method == Method::CONNECT {
         return if tunnels { tunnel(target, &headers).map(Asked::Tunnel) } else { Err(HeadFault::Tunnel) };
     }
-    let framing = framing(&headers)?;
-    let head = Head { method, target: parse_target(target)?, headers, framing };
-    if head.asks_for_upgrade() { Err(HeadFault::Tunnel) } else { Ok(Asked::Request(head)) }
-}
-
-impl Head {
-    /// Whether another protocol is asked for. One to HTTP/2 may be, and is, ignored.
-    pub fn asks_for_upgrade(&self) -> bool {
-        self.headers.get_all(UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    let foreign = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
+    if headers.get_all(UPGRADE).iter().any(foreign) {
+        return Err(HeadFault::Tunnel);
     }
+    let framing = framing(&headers)?;
+    Ok(Asked::Request(Head { method, target: parse_target(target)?, headers, framing }))
 }
 
 /// RFC 9110 section 9.3.6: the target is host and port, and nothing comes with it. A Host that says

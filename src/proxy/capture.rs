@@ -34,17 +34,15 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// Serves a connection to the proxy.
 pub(super) async fn proxy(mut socket: TcpStream, shared: &Arc<Shared>, overloaded: bool) {
-    let end = {
+    let (end, early) = {
         let (reader, writer) = socket.split();
         talk((reader, Vec::new()), writer, shared, &Way::Proxy, overloaded).await
     };
     match end {
         End::Over => {}
-        End::Inside(place, early) => inside(socket, early, place, shared).await,
-        End::Tunnel(passage, early) => passthrough::tunnel(socket, early, &passage, shared).await,
-        End::Forward(passage, head, early) => {
-            passthrough::forward(socket, early, &Way::Proxy, &passage, *head, shared).await
-        }
+        End::Inside(place) => inside(socket, early, place, shared).await,
+        End::Tunnel(passage) => passthrough::tunnel(socket, early, &passage, shared).await,
+        End::Forward(passage, head) => passthrough::forward(socket, early, &Way::Proxy, &passage, *head, shared).await,
     }
 }
 
@@ -101,12 +99,12 @@ async fn captured(socket: TcpStream, early: Vec<u8>, host: Host, original: Optio
 }
 
 async fn clear(mut socket: TcpStream, early: Vec<u8>, way: &Way, shared: &Arc<Shared>) {
-    let end = {
+    let (end, early) = {
         let (reader, writer) = socket.split();
         talk((reader, early), writer, shared, way, false).await
     };
     // A tunnel is only had from a proxy.
-    if let End::Forward(passage, head, early) = end {
+    if let End::Forward(passage, head) = end {
         passthrough::forward(socket, early, way, &passage, *head, shared).await;
     }
 }

@@ -30,12 +30,12 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 pub(super) enum End {
     /// Nothing more is to be done.
     Over,
-    /// The agent was told that it has a tunnel to this bound place; what it has sent into it so far.
-    Inside(Place, Vec<u8>),
+    /// The agent was told that it has a tunnel to this bound place.
+    Inside(Place),
     /// The agent waits for a tunnel to this place, which needs no credential.
-    Tunnel(Passage, Vec<u8>),
+    Tunnel(Passage),
     /// The agent waits for the answer to this request, which needs no credential.
-    Forward(Passage, Box<Head>, Vec<u8>),
+    Forward(Passage, Box<Head>),
 }
 
 /// A way through, to a place that the configuration lets everybody reach.
@@ -51,45 +51,31 @@ pub(super) async fn serve(mut socket: TcpStream, shared: &Arc<Shared>, overloade
 }
 
 /// The same on anything that can be read and written, until it ends or is to go on otherwise.
-/// With `reader` comes what was read of it already.
+/// With `reader` comes what was read of it already; with the end, what was read and not used.
 pub(super) async fn talk<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send>(
     (reader, early): (R, Vec<u8>),
     writer: W,
     shared: &Arc<Shared>,
     way: &Way,
     overloaded: bool,
-) -> End {
+) -> (End, Vec<u8>) {
     let (inbound, out) = (Inbound::new(reader, early), Outbound::new(writer));
     let mut connection = Connection { inbound, out, shared, way };
     let mut drain = shared.drain.clone();
     let serve = async {
         if overloaded {
             connection.overloaded().await;
-            return Went::Over;
+            return End::Over;
         }
         connection.run().await
     };
     // Between requests nothing ends a connection but the end of the shutdown; inside one, the
     // exchange itself does.
-    let went = tokio::select! {
-        went = serve => went,
-        () = async { drain.reached(Phase::Closing).await; tokio::time::sleep(Duration::from_secs(1)).await } => Went::Over,
+    let end = tokio::select! {
+        end = serve => end,
+        () = async { drain.reached(Phase::Closing).await; tokio::time::sleep(Duration::from_secs(1)).await } => End::Over,
     };
-    let rest = connection.inbound.into_rest();
-    match went {
-        Went::Over => End::Over,
-        Went::Inside(place) => End::Inside(place, rest),
-        Went::Tunnel(passage) => End::Tunnel(passage, rest),
-        Went::Forward(passage, head) => End::Forward(passage, head, rest),
-    }
-}
-
-/// [`End`], before the rest is taken out of the reader.
-enum Went {
-    Over,
-    Inside(Place),
-    Tunnel(Passage),
-    Forward(Passage, Box<Head>),
+    (end, connection.inbound.into_rest())
 }
 
 struct Connection<'a, R, W> {
@@ -100,17 +86,17 @@ struct Connection<'a, R, W> {
 }
 
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R, W> {
-    async fn run(&mut self) -> Went {
+    async fn run(&mut self) -> End {
         let tunnels = *self.way == Way::Proxy;
         loop {
             let times = &self.shared.settings.times;
             let next = match self.inbound.head(tunnels, &self.shared.settings.limits, times.idle, times.head).await {
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
-                    Some(passage) => return Went::Forward(passage, Box::new(head)),
+                    Some(passage) => return End::Forward(passage, Box::new(head)),
                     None => self.exchange(&head).await,
                 },
                 Ok(Asked::Tunnel(place)) => return self.tunnel(place).await,
-                Err(ReadFault::Closed) => return Went::Over,
+                Err(ReadFault::Closed) => return End::Over,
                 Err(ReadFault::Refused(refusal)) => {
                     self.refuse_head("?", &refusal).await;
                     Next::Close
@@ -118,23 +104,23 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
             };
             if next == Next::Close {
                 self.out.shutdown().await;
-                return Went::Over;
+                return End::Over;
             }
         }
     }
 
     /// CONNECT: what is bound is led to ourselves, and what may pass is dialled before it is promised.
-    async fn tunnel(&mut self, place: Place) -> Went {
+    async fn tunnel(&mut self, place: Place) -> End {
         match judge(self.shared, &place.host) {
-            Ok(Verdict::Pass(pattern)) => Went::Tunnel(Passage { place, pattern }),
+            Ok(Verdict::Pass(pattern)) => End::Tunnel(Passage { place, pattern }),
             Ok(Verdict::Terminate) => {
                 let said = timeout(self.shared.settings.times.head, self.out.tunnel_open()).await;
-                if matches!(said, Ok(Ok(()))) { Went::Inside(place) } else { Went::Over }
+                if matches!(said, Ok(Ok(()))) { End::Inside(place) } else { End::Over }
             }
             Err(refusal) => {
                 self.refuse_head("CONNECT", &refusal).await;
                 self.out.shutdown().await;
-                Went::Over
+                End::Over
             }
         }
     }
