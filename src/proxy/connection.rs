@@ -153,10 +153,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
     }
 
     async fn last_answer(&mut self, response: http::Response<bytes::Bytes>) {
-        if self.whole(&response, true, false).await {
-            self.out.shutdown().await;
-            self.inbound.discard(DISCARD_BYTES, DISCARD_TIME).await;
-        }
+        last_answer(&mut self.inbound, &mut self.out, &response, self.shared.settings.times.idle).await;
     }
 
     async fn exchange(&mut self, head: &Head) -> Next {
@@ -196,6 +193,19 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
             said.ok().and_then(Result::ok).ok_or(ReadFault::Closed)?;
         }
         self.inbound.body(head.framing, &settings.limits, &self.shared.budget, settings.times.head).await
+    }
+}
+
+/// Writes the last answer of a connection, within `time`, and waits a moment for the agent to read it.
+pub(super) async fn last_answer<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send>(
+    inbound: &mut Inbound<R>,
+    out: &mut Outbound<W>,
+    response: &http::Response<bytes::Bytes>,
+    time: Duration,
+) {
+    if matches!(timeout(time, out.whole(response, true, false)).await, Ok(Ok(()))) {
+        out.shutdown().await;
+        inbound.discard(DISCARD_BYTES, DISCARD_TIME).await;
     }
 }
 

@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::connection::Passage;
-use super::outbound::{Out as _, Outbound};
+use super::connection::{Passage, last_answer};
+use super::inbound::Inbound;
+use super::outbound::Outbound;
 use crate::core::capture::Way;
 use crate::core::decide::Refusal;
 use crate::core::request::Head;
@@ -77,9 +78,9 @@ fn begin(shared: &Arc<Shared>, method: &str, way: &Way, passage: &Passage) -> Ex
 
 async fn answer(mut socket: TcpStream, exchange: Exchange, refusal: &Refusal, shared: &Shared) {
     let response = shared.respond.refuse(exchange, refusal, None);
-    let mut out = Outbound::new(&mut socket);
-    let _gone = timeout(shared.settings.times.head, out.whole(&response, true, false)).await;
-    out.shutdown().await;
+    let (reader, writer) = socket.split();
+    let (mut inbound, mut out) = (Inbound::new(reader, Vec::new()), Outbound::new(writer));
+    last_answer(&mut inbound, &mut out, &response, shared.settings.times.idle).await;
 }
 
 /// The head as the host gets it: in origin-form, without what concerns the agent's connection alone
