@@ -97,7 +97,12 @@ fn variable(name: &str) -> Option<String> {
 
 fn runtime() -> Result<tokio::runtime::Runtime, u8> {
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(|error| {
+    // On one core, threads that hand work to each other only cost.
+    let mut builder = match workers {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads(workers).enable_all().build().map_err(|error| {
         eprintln!("postern: the runtime cannot be started: {error}");
         FAILED
     })

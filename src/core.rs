@@ -7,6 +7,7 @@
 #![deny(clippy::indexing_slicing, reason = "these read what a hostile agent or upstream sends")]
 
 pub mod address;
+pub mod answer;
 pub mod binding;
 pub mod capture;
 pub mod chunked;

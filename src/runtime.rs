@@ -5,6 +5,7 @@ pub mod clock;
 pub mod descriptors;
 pub mod drain;
 pub mod harden;
+pub mod patience;
 pub mod random;
 pub mod resolve;
 pub mod task;

@@ -34,6 +34,7 @@ const CORE_CRATES: &[&str] = &[
     "base64",
     "bytes",
     "http",
+    "httparse",
     "ipnet",
     "memchr",
     "percent_encoding",

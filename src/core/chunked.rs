@@ -71,20 +71,27 @@ impl Decoder {
     }
 
     fn line(&mut self, rest: &[u8]) -> Result<usize, ChunkFault> {
-        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
-        self.line.extend_from_slice(rest.get(..end).unwrap_or_default());
-        if self.line.len() > MAX_LINE.max(if self.state == State::Trailer { MAX_TRAILER_BYTES } else { 0 }) {
+        let end = memchr::memchr(b'\n', rest).map(|at| at + 1);
+        let piece = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        if self.line.len() + piece.len()
+            > MAX_LINE.max(if self.state == State::Trailer { MAX_TRAILER_BYTES } else { 0 })
+        {
             return Err(ChunkFault::Malformed);
         }
-        if self.line.ends_with(b"\n") {
-            let line = std::mem::take(&mut self.line);
-            let line = line.strip_suffix(b"\r\n").ok_or(ChunkFault::Malformed)?;
-            self.end_of_line(line)?;
+        if end.is_some() && self.line.is_empty() {
+            self.end_of_line(piece)?;
+        } else {
+            self.line.extend_from_slice(piece);
+            if end.is_some() {
+                let line = std::mem::take(&mut self.line);
+                self.end_of_line(&line)?;
+            }
         }
-        Ok(end)
+        Ok(piece.len())
     }
 
     fn end_of_line(&mut self, line: &[u8]) -> Result<(), ChunkFault> {
+        let line = line.strip_suffix(b"\r\n").ok_or(ChunkFault::Malformed)?;
         if line.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
             return Err(ChunkFault::Malformed);
         }

@@ -20,6 +20,7 @@ use crate::core::reason::Reason;
 use crate::core::request::{Asked, Framing, Head};
 use crate::core::upstream::{Host, Place, Scheme};
 use crate::runtime::drain::Phase;
+use crate::runtime::patience::Patience;
 use crate::telemetry::exchange::Exchange;
 
 /// How much of a refused body is read before the connection closes.
@@ -60,7 +61,7 @@ pub(super) async fn talk<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Se
     overloaded: bool,
 ) -> (End, Vec<u8>) {
     let (inbound, out) = (Inbound::new(reader, early), Outbound::new(writer));
-    let mut connection = Connection { inbound, out, shared, way };
+    let mut connection = Connection { inbound, out, shared, way, patience: Patience::default() };
     let mut drain = shared.drain.clone();
     let serve = async {
         if overloaded {
@@ -83,14 +84,16 @@ struct Connection<'a, R, W> {
     out: Outbound<W>,
     shared: &'a Arc<Shared>,
     way: &'a Way,
+    patience: Patience,
 }
 
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R, W> {
     async fn run(&mut self) -> End {
         let tunnels = *self.way == Way::Proxy;
         loop {
-            let times = &self.shared.settings.times;
-            let next = match self.inbound.head(tunnels, &self.shared.settings.limits, times.idle, times.head).await {
+            let (limits, times) = (&self.shared.settings.limits, &self.shared.settings.times);
+            let asked = self.inbound.head(tunnels, limits, (times.idle, times.head), &mut self.patience).await;
+            let next = match asked {
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
                     Some(passage) => return End::Forward(passage, Box::new(head)),
                     None => self.exchange(&head).await,
@@ -128,7 +131,9 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
     async fn overloaded(&mut self) {
         let limits = &self.shared.settings.limits;
         let second = Duration::from_secs(1);
-        if let Ok(asked) = self.inbound.head(*self.way == Way::Proxy, limits, second, second).await {
+        if let Ok(asked) =
+            self.inbound.head(*self.way == Way::Proxy, limits, (second, second), &mut self.patience).await
+        {
             let method = match &asked {
                 Asked::Request(head) => head.method.as_str(),
                 Asked::Tunnel(_) => "CONNECT",
@@ -148,7 +153,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
 
     /// Writes an answer of our own; false if it could not be, or the agent would not take it.
     async fn whole(&mut self, response: &http::Response<bytes::Bytes>, close: bool, head_only: bool) -> bool {
-        let written = timeout(self.shared.settings.times.idle, self.out.whole(response, close, head_only)).await;
+        let written = self.out.whole(response, close, head_only);
+        let written = self.patience.within(self.shared.settings.times.idle, written).await;
         matches!(written, Ok(Ok(())))
     }
 
@@ -166,7 +172,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
         let close = unread || wants_close(head);
         let Handled { answer, _busy } = tokio::select! {
             biased;
-            handled = handle(self.shared, self.way, Version::HTTP_11, head, body) => handled,
+            handled = handle(self.shared, self.way, Version::HTTP_11, (head, body), &mut self.patience) => handled,
             // The handler's future is dropped, and with it whatever it holds upstream.
             () = self.inbound.closed() => return Next::Close,
         };
@@ -179,7 +185,9 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
                 let written = self.whole(&response, close, head.method == Method::HEAD).await;
                 if written && !close { Next::Keep } else { Next::Close }
             }
-            Answer::Relay(relay) => relay.run(&mut self.out, &head.method, close, self.inbound.closed()).await,
+            Answer::Relay(relay) => {
+                relay.run(&mut self.out, &head.method, close, self.inbound.closed(), &mut self.patience).await
+            }
         }
     }
 
@@ -192,7 +200,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
             let said = timeout(settings.times.head, self.out.go_on()).await;
             said.ok().and_then(Result::ok).ok_or(ReadFault::Closed)?;
         }
-        self.inbound.body(head.framing, &settings.limits, &self.shared.budget, settings.times.head).await
+        let time = (settings.times.head, &mut self.patience);
+        self.inbound.body(head.framing, &settings.limits, &self.shared.budget, time).await
     }
 }
 

@@ -29,6 +29,7 @@ use crate::core::reason::Reason;
 use crate::core::request::{Framing, Head, MAX_FIELDS, Target};
 use crate::core::upstream::Scheme;
 use crate::runtime::drain::{Busy, Drain, Phase};
+use crate::runtime::patience::Patience;
 use crate::runtime::task;
 use crate::telemetry::exchange::Exchange;
 
@@ -138,10 +139,11 @@ async fn answer(request: Request<Incoming>, way: &Way, shared: &Arc<Shared>, act
         // The stream or the connection is gone, and nobody reads this.
         Err(ReadFault::Closed) => Err(Refusal::because(Reason::BadJsonRpc, "the body was broken off")),
     };
-    let Handled { answer, _busy } = handle(shared, way, Version::HTTP_2, &head, body).await;
+    let mut patience = Patience::default();
+    let Handled { answer, _busy } = handle(shared, way, Version::HTTP_2, (&head, body), &mut patience).await;
     match answer {
         Answer::Whole(response) => whole(response),
-        Answer::Relay(relay) => stream(*relay, head.method, _busy, active).await,
+        Answer::Relay(relay) => stream((*relay, patience), head.method, _busy, active).await,
     }
 }
 
@@ -184,7 +186,12 @@ fn whole(response: Response<Bytes>) -> Response<Pieces> {
 }
 
 /// Streams an answer in a task of its own, as long as the agent takes it.
-async fn stream(relay: Relay, method: Method, busy: Option<Busy>, active: Active) -> Response<Pieces> {
+async fn stream(
+    (relay, mut patience): (Relay, Patience),
+    method: Method,
+    busy: Option<Busy>,
+    active: Active,
+) -> Response<Pieces> {
     let (pieces, receiver) = mpsc::channel(1);
     let (head, waiting) = oneshot::channel();
     let complete = Arc::new(AtomicBool::new(false));
@@ -194,7 +201,7 @@ async fn stream(relay: Relay, method: Method, busy: Option<Busy>, active: Active
         let _held = (busy, active);
         let gone = pieces.clone();
         let mut out = Streamed { head: Some(head), waiting: None, pieces, complete };
-        let next = relay.run(&mut out, &method, false, async move { gone.closed().await }).await;
+        let next = relay.run(&mut out, &method, false, async move { gone.closed().await }, &mut patience).await;
         if next == Next::Keep {
             out.complete.store(true, Ordering::Release);
         }

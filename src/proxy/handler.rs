@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use tokio::sync::watch;
 
@@ -23,6 +24,7 @@ use crate::core::rewrite::{self, Placement};
 use crate::core::session::{SessionDigest, Sessions};
 use crate::credential::{Lease, Life};
 use crate::runtime::drain::{Busy, Phase};
+use crate::runtime::patience::{Late, Patience};
 use crate::telemetry::exchange::Exchange;
 
 /// What goes back to the agent.
@@ -45,8 +47,8 @@ pub(super) async fn handle(
     shared: &Arc<Shared>,
     way: &Way,
     protocol: Version,
-    head: &Head,
-    body: Result<Bytes, Refusal>,
+    (head, body): (&Head, Result<Bytes, Refusal>),
+    patience: &mut Patience,
 ) -> Handled {
     let mut exchange = Exchange::begin(&shared.telemetry, head.method.as_str());
     exchange.way(way);
@@ -73,7 +75,7 @@ pub(super) async fn handle(
     let request = Request { shared, way, head, read: read.as_ref(), session, body: &body, id: request_id };
     let outcome = match &busy {
         None => Err((exchange, Refusal::new(Reason::Draining))),
-        Some(_) => request.answer(exchange).await,
+        Some(_) => request.answer(exchange, patience).await,
     };
     let refused = |(exchange, refusal)| Answer::Whole(shared.respond.refuse(exchange, &refusal, request_id));
     Handled { answer: outcome.unwrap_or_else(refused), _busy: busy }
@@ -99,7 +101,7 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    async fn answer(&self, mut exchange: Exchange) -> Result<Answer, (Exchange, Refusal)> {
+    async fn answer(&self, mut exchange: Exchange, patience: &mut Patience) -> Result<Answer, (Exchange, Refusal)> {
         let view = self.shared.credentials.view();
         let givers = self.session.map(|session| lock(&self.shared.sessions).givers(session)).unwrap_or_default();
         let stream_target = self.shared.messages.target(&self.head.target.path);
@@ -129,7 +131,7 @@ impl Request<'_> {
             biased;
             reason = over(&mut life) => Err(Refusal::new(reason)),
             () = drain.reached(Phase::Closing) => Err(Refusal::new(Reason::Draining)),
-            forwarded = self.forward(&plan, &lease, &mut exchange) => forwarded,
+            forwarded = self.forward(&plan, &lease, &mut exchange, patience) => forwarded,
         };
         match forwarded {
             Ok((incomer, lease)) => {
@@ -143,47 +145,61 @@ impl Request<'_> {
     /// Sends with the lease; once more if the upstream refuses a credential that has been
     /// replaced meanwhile. An MCP call is not idempotent, but one that was answered 401 was not
     /// run.
-    async fn forward(&self, plan: &Plan, lease: &Lease, exchange: &mut Exchange) -> Result<(Incomer, Lease), Refusal> {
+    async fn forward(
+        &self,
+        plan: &Plan,
+        lease: &Lease,
+        exchange: &mut Exchange,
+        patience: &mut Patience,
+    ) -> Result<(Incomer, Lease), Refusal> {
         let binding = &plan.route.binding;
         if plan.stripped_query || rewrite::strips_token(&self.head.headers, binding) {
             self.shared.telemetry.metrics.token_stripped(binding.server.name.as_str());
         }
-        let first = self.send(plan, lease, exchange).await?;
+        let first = self.send(plan, lease, exchange, patience).await?;
         if !is_rejection(&first) {
             return Ok((first, lease.clone()));
         }
         let rejected = Refusal::new(Reason::UpstreamAuthRejected);
-        if first.response.status() != StatusCode::UNAUTHORIZED {
+        if first.status != StatusCode::UNAUTHORIZED {
             return Err(rejected);
         }
         drop(first);
         let newer = self.shared.credentials.view().lease(&plan.route).ok();
         let newer = newer.filter(|newer| newer.credential.generation != lease.credential.generation);
         let newer = newer.ok_or(rejected.clone())?;
-        let second = self.send(plan, &newer, exchange).await?;
+        let second = self.send(plan, &newer, exchange, patience).await?;
         if is_rejection(&second) { Err(rejected) } else { Ok((second, newer)) }
     }
 
-    async fn send(&self, plan: &Plan, lease: &Lease, exchange: &mut Exchange) -> Result<Incomer, Refusal> {
+    async fn send(
+        &self,
+        plan: &Plan,
+        lease: &Lease,
+        exchange: &mut Exchange,
+        patience: &mut Patience,
+    ) -> Result<Incomer, Refusal> {
         let credential = &lease.credential;
         exchange.credential(&credential.secret, &credential.version, credential.generation);
         let placement = Placement { header: &credential.header, value: &credential.value };
+        let target = PathAndQuery::try_from(plan.target.as_str());
+        let target = target.map_err(|_| Refusal::because(Reason::MalformedHead, "the target cannot be sent on"))?;
         let outgoing = Outgoing {
             method: self.head.method.clone(),
-            target: plan.target.clone(),
+            target,
             headers: rewrite::to_upstream(&self.head.headers, &plan.route.binding, placement),
             body: self.body.clone(),
         };
         exchange.forwarded();
         let (idle, upstreams) = (self.shared.settings.times.idle, &self.shared.upstreams);
-        let sent = tokio::time::timeout(idle, upstreams.send(&plan.route, lease, outgoing)).await;
-        let incomer = sent.map_err(|_| Refusal::because(Reason::UpstreamTimeout, "idleTimeout"))??;
-        let status = incomer.response.status();
+        let sent = patience.within(idle, upstreams.send(&plan.route, lease, outgoing)).await;
+        let incomer = sent.map_err(|Late| Refusal::because(Reason::UpstreamTimeout, "idleTimeout"))??;
+        let status = incomer.status;
         if status.is_informational() {
             return Err(Refusal::because(Reason::UpstreamUnreachable, "the server switched protocols unasked"));
         }
         exchange.headers(status.as_u16());
-        if is_compressed(incomer.response.headers()) && !plan.route.binding.allow_compressed {
+        if is_compressed(&incomer.headers) && !plan.route.binding.allow_compressed {
             return Err(Refusal::new(Reason::UnscannableResponse));
         }
         Ok(incomer)
@@ -191,8 +207,8 @@ impl Request<'_> {
 
     /// Learns whose a session id is; forgets it with a successful DELETE.
     fn remember_session(&self, plan: &Plan, incomer: &Incomer) {
-        let given = incomer.response.headers().get(mcp::SESSION_ID).map(|id| SessionDigest::of(id.as_bytes()));
-        let deleted = self.head.method == Method::DELETE && incomer.response.status().is_success();
+        let given = incomer.headers.get(mcp::SESSION_ID).map(|id| SessionDigest::of(id.as_bytes()));
+        let deleted = self.head.method == Method::DELETE && incomer.status.is_success();
         let ended = self.session.filter(|_| deleted);
         if given.is_none() && ended.is_none() {
             return;
@@ -208,24 +224,23 @@ impl Request<'_> {
     }
 
     fn relay(&self, plan: &Plan, incomer: Incomer, lease: Lease, mut exchange: Exchange) -> Relay {
-        let (parts, body) = incomer.response.into_parts();
-        let events = is_event_stream(&parts.headers);
+        let Incomer { status, headers, body } = incomer;
+        let events = is_event_stream(&headers);
         if events {
             exchange.streaming();
         }
         let binding = &plan.route.binding;
-        let (headers, masked) =
-            rewrite::to_agent(&parts.headers, binding, (&plan.target, plan.seen), &lease.credential.mask);
+        let compressed = is_compressed(&headers);
+        let (headers, masked) = rewrite::to_agent(&headers, binding, (&plan.target, plan.seen), &lease.credential.mask);
         exchange.masked(masked);
         let legacy = events && self.head.method == Method::GET && binding.server.transports.sse;
         let times = &self.shared.settings.times;
         Relay {
             watch: legacy.then(|| self.shared.messages.watch(&plan.route, &plan.target)),
-            status: parts.status,
-            masker: (!is_compressed(&parts.headers)).then(Masker::default),
+            status,
+            masker: (!compressed).then(Masker::default),
             headers,
             body,
-            hold: incomer.hold,
             events,
             // A client waits 300 s between two events; cutting earlier would break it.
             idle: if events { times.idle.max(STREAM_IDLE) } else { times.idle },
@@ -253,9 +268,8 @@ fn lock(sessions: &Mutex<Sessions>) -> MutexGuard<'_, Sessions> {
 
 /// 401, 407, or any answer with a challenge: an MCP client would begin a login with it.
 fn is_rejection(incomer: &Incomer) -> bool {
-    let response = &incomer.response;
-    matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
-        || (!response.status().is_success() && response.headers().contains_key(WWW_AUTHENTICATE))
+    matches!(incomer.status, StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
+        || (!incomer.status.is_success() && incomer.headers.contains_key(WWW_AUTHENTICATE))
 }
 
 /// The Python SDK's read timeout for a stream.

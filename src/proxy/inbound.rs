@@ -1,12 +1,15 @@
 //! The reading half of an agent's connection: heads and bodies, bounded in size and time.
 
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -15,6 +18,7 @@ use crate::core::chunked::{ChunkFault, Decoder};
 use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
 use crate::core::request::{self, Asked, Framing};
+use crate::runtime::patience::{Late, Patience};
 
 /// Reads one connection.
 pub(super) struct Inbound<R> {
@@ -38,7 +42,7 @@ impl From<Refusal> for ReadFault {
 }
 
 /// How much is read at once.
-const READ_BYTES: usize = 8 * 1024;
+const READ_BYTES: usize = 16 * 1024;
 /// How much of the next request may wait while one is answered.
 const MAX_AHEAD: usize = 64 * 1024;
 /// The step in which a chunked body takes from the budget.
@@ -61,16 +65,16 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         &mut self,
         tunnels: bool,
         limits: &Limits,
-        idle: Duration,
-        head: Duration,
+        (idle, head): (Duration, Duration),
+        patience: &mut Patience,
     ) -> Result<Asked, ReadFault> {
         if self.buffer.is_empty() {
-            match timeout(idle, self.fill()).await {
+            match patience.within(idle, self.fill()).await {
                 Ok(Ok(1..)) => {}
                 _ => return Err(ReadFault::Closed),
             }
         }
-        let read = timeout(head, self.rest_of_head(limits.head)).await;
+        let read = patience.within(head, self.rest_of_head(limits.head)).await;
         let end =
             read.map_err(|_| Refusal::because(Reason::MalformedHead, "the head did not come to its end in time"))??;
         let bytes = self.buffer.get(..end).unwrap_or_default();
@@ -102,7 +106,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         framing: Framing,
         limits: &Limits,
         budget: &Arc<Semaphore>,
-        time: Duration,
+        (time, patience): (Duration, &mut Patience),
     ) -> Result<Bytes, ReadFault> {
         let read = async {
             match framing {
@@ -111,7 +115,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
                 Framing::Chunked => self.chunked_body(limits, budget).await,
             }
         };
-        timeout(time, read).await.map_err(|_| late())?
+        patience.within(time, read).await.map_err(|Late| late())?
     }
 
     async fn sized_body(&mut self, length: u64, limits: &Limits, budget: &Arc<Semaphore>) -> Result<Bytes, ReadFault> {
@@ -185,9 +189,16 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         }
     }
 
+    /// Reads what there is. A connection that waits holds no memory for what may come.
     async fn fill(&mut self) -> std::io::Result<usize> {
-        self.buffer.reserve(READ_BYTES);
-        self.reader.read_buf(&mut self.buffer).await
+        std::future::poll_fn(|cx| {
+            let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
+            let mut read = ReadBuf::uninit(&mut room);
+            ready!(Pin::new(&mut self.reader).poll_read(cx, &mut read))?;
+            self.buffer.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+        .await
     }
 
     fn consume(&mut self, bytes: usize) {

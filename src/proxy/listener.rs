@@ -93,13 +93,12 @@ fn admit(socket: TcpStream, door: Door, shared: &Arc<Shared>, slots: &Slots) {
     let for_it = Arc::clone(shared);
     // Without it, small events wait for the agent's acknowledgement.
     let _best_effort = socket.set_nodelay(true);
-    start(slot, shared, async move {
-        match door {
-            Door::Endpoint => connection::serve(socket, &for_it, overloaded).await,
-            Door::Proxy => capture::proxy(socket, &for_it, overloaded).await,
-            Door::Redirect => capture::redirect(socket, &for_it, overloaded).await,
-        }
-    });
+    // Apart: a quiet connection to the endpoint needs no room for TLS.
+    let _detached = match door {
+        Door::Endpoint => start(slot, shared, async move { connection::serve(socket, &for_it, overloaded).await }),
+        Door::Proxy => start(slot, shared, async move { capture::proxy(socket, &for_it, overloaded).await }),
+        Door::Redirect => start(slot, shared, async move { capture::redirect(socket, &for_it, overloaded).await }),
+    };
 }
 
 /// Serves a connection in a task of its own: a panic ends that one, and nothing else.

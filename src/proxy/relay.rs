@@ -5,11 +5,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, StatusCode};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
-use hyper::body::{Bytes, Incoming};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -17,21 +15,21 @@ use super::handler::over;
 use super::messages::Watch;
 use super::outbound::{BodyFrame, Out};
 use super::respond::Responder;
-use super::upstream::Hold;
+use super::upstream::{AnswerBody, Broken};
 use crate::core::decide::Refusal;
 use crate::core::mask::Masker;
 use crate::core::name::ServerName;
 use crate::core::reason::Reason;
 use crate::credential::{Lease, Life};
 use crate::runtime::drain::{Drain, Phase};
+use crate::runtime::patience::{Late, Patience};
 use crate::telemetry::exchange::{Exchange, Outcome};
 
 /// An answer to stream, and all that may end it.
 pub(super) struct Relay {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    pub(super) body: Incoming,
-    pub(super) hold: Hold,
+    pub(super) body: AnswerBody,
     /// Whether it is an event stream, which may be ended anywhere between two writes.
     pub(super) events: bool,
     /// `None` where the binding lets a compressed answer pass as it is.
@@ -82,23 +80,30 @@ impl Relay {
         method: &Method,
         close: bool,
         closed: impl Future<Output = ()>,
+        patience: &mut Patience,
     ) -> Next {
         let frame = self.frame(method);
-        out.head(self.status, &self.headers, frame, close);
+        // A stream may last for days: what has been said is not kept.
+        out.head(self.status, &std::mem::take(&mut self.headers), frame, close);
         let (mut life, mut drain, grace) = (self.lease.life(), self.drain.clone(), self.grace);
         let progress = Progress::default();
-        let outcome = tokio::select! {
-            biased;
-            outcome = end_of_life(&mut life, grace) => outcome,
-            () = drain.reached(Phase::Closing) => Outcome::Drained,
-            outcome = self.pump(out, frame, &progress) => outcome,
-            () = closed => Outcome::ClientClosed,
+        let ended = life.borrow().over().map(ended_by);
+        let outcome = match ended.or_else(|| drain.has_reached(Phase::Closing).then_some(Outcome::Drained)) {
+            Some(ended) => ended,
+            // An answer that is here already, whole, is through before anybody waits for its end.
+            None => tokio::select! {
+                biased;
+                outcome = self.pump(out, frame, (&progress, patience)) => outcome,
+                outcome = end_of_life(&mut life, grace) => outcome,
+                () = drain.reached(Phase::Closing) => Outcome::Drained,
+                () = closed => Outcome::ClientClosed,
+            },
         };
         let masked = self.masker.as_ref().map_or(0, Masker::count);
         self.exchange.masked(masked);
         match outcome {
             Outcome::Ok => {
-                self.hold.release();
+                self.body.release();
                 self.exchange.finish(Outcome::Ok);
                 if close { Next::Close } else { Next::Keep }
             }
@@ -144,33 +149,37 @@ impl Relay {
             return BodyFrame::Empty;
         }
         // A rewritten stream has another length.
-        let length = self.body.size_hint().exact().filter(|_| self.watch.is_none());
+        let length = self.body.length().filter(|_| self.watch.is_none());
         length.map_or(BodyFrame::Chunked, BodyFrame::Length)
     }
 
     /// Moves the body until it ends.
-    async fn pump<O: Out>(&mut self, out: &mut O, frame: BodyFrame, progress: &Progress) -> Outcome {
-        match self.try_pump(out, frame, progress).await {
+    async fn pump<O: Out>(&mut self, out: &mut O, frame: BodyFrame, way: (&Progress, &mut Patience)) -> Outcome {
+        match self.try_pump(out, frame, way).await {
             Ok(()) => Outcome::Ok,
             Err(outcome) => outcome,
         }
     }
 
-    async fn try_pump<O: Out>(&mut self, out: &mut O, frame: BodyFrame, progress: &Progress) -> Result<(), Outcome> {
+    async fn try_pump<O: Out>(
+        &mut self,
+        out: &mut O,
+        frame: BodyFrame,
+        (progress, patience): (&Progress, &mut Patience),
+    ) -> Result<(), Outcome> {
         loop {
             // What is there already goes out in one write with the head; but nothing waits.
-            let next = match self.body.frame().now_or_never() {
+            let next = match self.piece().now_or_never() {
                 Some(next) => next,
                 None => {
-                    self.write(progress, out.flush()).await?;
-                    timeout(self.idle, self.body.frame()).await.map_err(|_| Outcome::Idle)?
+                    self.write((progress, &mut *patience), out.flush()).await?;
+                    patience.within(self.idle, self.piece()).await.map_err(|Late| Outcome::Idle)?
                 }
             };
             let data = match next {
-                None if self.hold.has_ended(&self.body) => break,
-                None | Some(Err(_)) => return Err(Outcome::UpstreamGone),
-                // Trailers are not passed on.
-                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                None => break,
+                Some(Ok(data)) => data,
+                Some(Err(Broken)) => return Err(Outcome::UpstreamGone),
             };
             let data = match &mut self.masker {
                 Some(masker) => masker.pass(&self.lease.credential.mask, data),
@@ -180,19 +189,24 @@ impl Relay {
                 Some(watch) => watch.pass(&data).map(Bytes::from).map_err(|_| Outcome::BadStream)?,
                 None => data,
             };
-            self.pass(out, data, frame, progress).await?;
+            self.pass(out, data, frame, (progress, &mut *patience)).await?;
         }
         if let Some(masker) = &mut self.masker {
             let mut held = masker.finish(&self.lease.credential.mask);
             if let Some(watch) = &mut self.watch {
                 held = watch.pass(&held).map(Bytes::from).map_err(|_| Outcome::BadStream)?;
             }
-            self.pass(out, held, frame, progress).await?;
+            self.pass(out, held, frame, (progress, &mut *patience)).await?;
         }
         if frame == BodyFrame::Chunked {
             out.end_chunks();
         }
-        self.write(progress, out.flush()).await
+        self.write((progress, &mut *patience), out.flush()).await
+    }
+
+    /// The next piece of the body; `None` at its end.
+    fn piece(&mut self) -> impl Future<Output = Option<Result<Bytes, Broken>>> {
+        std::future::poll_fn(|cx| self.body.poll_piece(cx))
     }
 
     async fn pass<O: Out>(
@@ -200,7 +214,7 @@ impl Relay {
         out: &mut O,
         data: Bytes,
         frame: BodyFrame,
-        progress: &Progress,
+        way: (&Progress, &mut Patience),
     ) -> Result<(), Outcome> {
         if data.is_empty() {
             return Ok(());
@@ -209,24 +223,28 @@ impl Relay {
         if out.buffer_data(&data, frame) {
             return Ok(());
         }
-        self.write(progress, out.data(data, frame)).await
+        self.write(way, out.data(data, frame)).await
     }
 
-    async fn write(&self, progress: &Progress, write: impl Future<Output = io::Result<()>>) -> Result<(), Outcome> {
+    async fn write(
+        &self,
+        (progress, patience): (&Progress, &mut Patience),
+        write: impl Future<Output = io::Result<()>>,
+    ) -> Result<(), Outcome> {
         progress.begun.store(true, Ordering::Relaxed);
         progress.midway.store(true, Ordering::Relaxed);
-        let written = timeout(self.idle, write).await;
+        let written = patience.within(self.idle, write).await;
         progress.midway.store(false, Ordering::Relaxed);
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Outcome::ClientClosed),
-            Err(_) => Err(Outcome::Idle),
+            Err(Late) => Err(Outcome::Idle),
         }
     }
 
     async fn last_word(mut self) {
-        if let Ok(None) = timeout(LAST_WORD, self.body.frame()).await {
-            self.hold.release();
+        if let Ok(None) = timeout(LAST_WORD, self.piece()).await {
+            self.body.release();
             self.exchange.finish(Outcome::Ok);
         } else {
             self.exchange.finish(Outcome::ClientClosed);
@@ -256,6 +274,10 @@ async fn end_of_life(life: &mut watch::Receiver<Life>, grace: Duration) -> Outco
         },
         _ => over(life).await,
     };
+    ended_by(reason)
+}
+
+fn ended_by(reason: Reason) -> Outcome {
     match reason {
         Reason::CredentialRevoked => Outcome::Revoked,
         other => Outcome::Barred(other),

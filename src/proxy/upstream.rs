@@ -5,43 +5,41 @@
 //! credential must never carry another.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::HOST;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName as TlsName;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::{DialSettings, Dialer};
 use crate::core::decide::Refusal;
 use crate::core::name::{BindingId, CallerKey, ServerName};
 use crate::core::reason::Reason;
 use crate::core::routes::Route;
-use crate::core::upstream::{Host, Scheme, UpstreamUrl};
+use crate::core::upstream::{Host, Scheme};
 use crate::credential::Lease;
-use crate::runtime::clock;
-use crate::runtime::task::OwnedTask;
 use crate::telemetry::exchange::Telemetry;
 use crate::tls;
 
+mod http1;
+mod http2;
 mod pool;
 mod readout;
+mod wire;
 
+use http1::{Http1, Reading};
+use http2::Http2;
 pub(super) use pool::sweep;
-use pool::{Http1, Http2, MAX_SHARING, Pool, Pools};
-use readout::ReadOut;
+use pool::{Pool, Pools};
+use wire::Wire;
 
 /// What a connection belongs to. Typed fields: two keys are equal only if every part is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolKey {
     /// Whose calls.
     pub caller: CallerKey,
@@ -58,40 +56,63 @@ pub struct PoolKey {
 /// One request, complete.
 pub(super) struct Outgoing {
     pub(super) method: Method,
-    /// Path and query.
-    pub(super) target: String,
+    pub(super) target: PathAndQuery,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-/// An upstream's answer and the connection it comes on.
+/// An upstream's answer.
 pub(super) struct Incomer {
-    pub(super) response: Response<Incoming>,
-    pub(super) hold: Hold,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: AnswerBody,
 }
 
-/// Keeps the connection while its answer is read. Dropped early, it ends an HTTP/1.1 connection
-/// at once; an HTTP/2 stream is reset by dropping the body.
-pub(super) enum Hold {
-    Http1(Http1, Arc<Pool>),
-    Http2 { _connection: Arc<Http2> },
+/// The body of an answer, with the connection that it comes on. Dropped early, it ends an HTTP/1.1 connection at
+/// once, and resets the stream of an HTTP/2 connection.
+pub(super) enum AnswerBody {
+    Http1(Box<Reading>),
+    Http2 { body: Incoming, _connection: Arc<Http2> },
 }
 
-impl Hold {
-    /// Whether a body that yields no more has come to its end. hyper says so too of an HTTP/2 stream that
-    /// was reset, or left out by a GOAWAY, with NO_ERROR: after an answer that is a whole one early, it
-    /// means no harm; in the middle of one it is a break.
-    pub(super) fn has_ended(&self, body: &Incoming) -> bool {
+/// The answer was broken off.
+#[derive(Debug)]
+pub(super) struct Broken;
+
+impl AnswerBody {
+    /// How many bytes are to come, where that is known.
+    pub(super) fn length(&self) -> Option<u64> {
         match self {
-            Self::Http1(..) => true,
-            Self::Http2 { .. } => body.is_end_stream(),
+            Self::Http1(reading) => reading.length(),
+            Self::Http2 { body, .. } => body.size_hint().exact(),
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        match self {
+            Self::Http1(reading) => reading.poll_piece(cx).map_err(|_| Broken),
+            Self::Http2 { body, .. } => loop {
+                match ready!(std::pin::Pin::new(&mut *body).poll_frame(cx)) {
+                    // Trailers are not passed on.
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Poll::Ready(Some(Ok(data)));
+                        }
+                    }
+                    // hyper says so too of a stream that was reset, or left out by a GOAWAY, with NO_ERROR: after an
+                    // answer that is a whole one early, it means no harm; in the middle of one it is a break.
+                    None if body.is_end_stream() => return Poll::Ready(None),
+                    None | Some(Err(_)) => return Poll::Ready(Some(Err(Broken))),
+                }
+            },
         }
     }
 
     /// The answer has been read to its end: the connection may serve again.
     pub(super) fn release(self) {
-        if let Self::Http1(connection, pool) = self {
-            pool.put(connection);
+        if let Self::Http1(reading) = self {
+            reading.release();
         }
     }
 }
@@ -104,13 +125,6 @@ pub(super) struct Upstreams {
     telemetry: Arc<Telemetry>,
 }
 
-type Sent = Request<Full<Bytes>>;
-
-/// HTTP/2 flow control: what one exchange, and what one connection, may leave unread.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-const _: () = assert!((MAX_SHARING as u32) * STREAM_WINDOW < CONNECTION_WINDOW);
-
 impl Upstreams {
     pub(super) fn new(caller: CallerKey, settings: DialSettings, telemetry: Arc<Telemetry>) -> io::Result<Self> {
         Ok(Self { caller, dialer: Dialer::new(settings)?, pools: Arc::default(), telemetry })
@@ -118,58 +132,45 @@ impl Upstreams {
 
     /// Sends one request and waits for the response's head.
     ///
-    /// Sent once: only a connection that was kept from before and hands the request back without
-    /// having written a byte of it lets us try again.
-    pub(super) async fn send(&self, route: &Route, lease: &Lease, outgoing: Outgoing) -> Result<Incomer, Refusal> {
+    /// Sent once: only a connection that was kept from before and has not taken a byte of the request lets us try
+    /// again.
+    pub(super) async fn send(&self, route: &Route, lease: &Lease, mut outgoing: Outgoing) -> Result<Incomer, Refusal> {
         let pool = self.pool(route, lease)?;
-        let mut request = outgoing.into_request(&pool.url)?;
         loop {
-            let (connection, reused) = match pool.checkout().await {
+            let (connection, reused) = match pool.checkout() {
                 Some(connection) => (connection, true),
                 None => (self.connect(&pool).await?, false),
             };
-            match connection.send(request, &pool).await {
+            match connection.send(outgoing, &pool).await {
                 Ok(incomer) => return Ok(incomer),
-                Err(SendFault { unsent: Some(unsent), .. }) if reused => request = unsent,
+                Err(SendFault { unsent: Some(unsent), .. }) if reused => outgoing = *unsent,
                 Err(fault) => return Err(fault.refusal),
             }
         }
     }
 
     fn pool(&self, route: &Route, lease: &Lease) -> Result<Arc<Pool>, Refusal> {
+        let generation = lease.credential.generation;
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.find(&self.caller, route, generation) {
+            return Ok(Arc::clone(pool));
+        }
         let server = &route.binding.server;
+        let tls = match server.url.scheme {
+            Scheme::Http => None,
+            Scheme::Https => Some(trust(route, lease)?),
+        };
         let key = PoolKey {
             caller: self.caller.clone(),
             server: server.name.clone(),
             binding: route.binding.id.clone(),
             revision: route.revision,
-            generation: lease.credential.generation,
+            generation,
         };
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(&key) {
-            return Ok(Arc::clone(pool));
-        }
-        let tls = match server.url.scheme {
-            Scheme::Http => None,
-            Scheme::Https => Some(self.trust(route, lease)?),
-        };
-        let pool = Arc::new(Pool::new(server.name.clone(), server.url.clone(), tls));
+        let unusable = || Refusal::because(Reason::UpstreamUnreachable, "the host cannot stand in a request");
+        let pool = Arc::new(Pool::new(server.name.clone(), server.url.clone(), tls).ok_or_else(unusable)?);
         pools.insert(key, Arc::clone(&pool));
         Ok(pool)
-    }
-
-    fn trust(&self, route: &Route, lease: &Lease) -> Result<(TlsName<'static>, Arc<ClientConfig>), Refusal> {
-        let config = tls::client::settings(lease.credential.ca_bundle.as_deref())
-            .map_err(|error| Refusal::because(Reason::UpstreamTls, error))?;
-        let server = &route.binding.server;
-        let name = match (&server.tls_name, &server.url.host) {
-            (Some(name), _) => TlsName::try_from(name.clone()).ok(),
-            (None, Host::Name(name)) => TlsName::try_from(name.to_string()).ok(),
-            (None, Host::Address(address)) => Some(TlsName::from(*address)),
-        };
-        let name =
-            name.ok_or_else(|| Refusal::because(Reason::UpstreamTls, "the host cannot stand in a certificate"))?;
-        Ok((name, config))
     }
 
     /// Opens a connection. Towards a server that speaks HTTP/2, or may, only one is opened at a
@@ -185,84 +186,49 @@ impl Upstreams {
             turn = None;
         }
         let server = pool.server.as_str();
-        let dialled = match &pool.tls {
-            None => match self.dialer.plain(&pool.url).await {
-                Ok(socket) => self.http1(socket, server).await,
-                Err(refusal) => Err(refusal),
-            },
-            Some((name, config)) => match self.dialer.tls(&pool.url, name.clone(), Arc::clone(config)).await {
-                Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => self.http2(stream, server).await,
-                Ok(stream) => self.http1(stream, server).await,
-                Err(refusal) => Err(refusal),
-            },
-        };
+        let dialled = self.dial(pool).await;
         let connection = dialled.inspect_err(|refusal| self.telemetry.metrics.dial_failed(server, refusal.reason))?;
         pool.learn(&connection);
         drop(turn);
         Ok(connection)
     }
 
-    async fn http1<S>(&self, stream: S, server: &str) -> Result<Connection, Refusal>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let mut builder = hyper::client::conn::http1::Builder::new();
-        builder.max_buf_size(64 * 1024);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-        let task = self.drive(connection, server);
-        Ok(Connection::Http1(Http1 { sender, task, since: clock::now(), life: Duration::ZERO }))
-    }
-
-    async fn http2<S>(&self, stream: S, server: &str) -> Result<Connection, Refusal>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20))
-            // One slow reader holds at most its own window, and all that share not all of it.
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(64 * 1024);
-        let io = TokioIo::new(ReadOut::new(stream));
-        let (sender, mut connection) = builder.handshake(io).await.map_err(|error| broken(&error))?;
-        let server_limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-        let limit = Arc::clone(&server_limit);
-        let heeding = std::future::poll_fn(move |cx| {
-            let polled = Pin::new(&mut connection).poll(cx);
-            // The server's SETTINGS may say another one at any time.
-            limit.store(connection.current_max_send_streams(), Ordering::Relaxed);
-            polled
-        });
-        let task = self.drive(heeding, server);
-        Ok(Connection::Http2(Arc::new(Http2 { sender, _task: task, server_limit })))
-    }
-
-    fn drive<C>(&self, connection: C, server: &str) -> OwnedTask
-    where
-        C: Future<Output = Result<(), hyper::Error>> + Send + 'static,
-    {
-        let gauge = OpenConnection::new(&self.telemetry, server);
-        OwnedTask::spawn(async move {
-            // How it ends is told to whoever waits for an answer on it.
-            let _ended = connection.await;
-            drop(gauge);
-        })
+    async fn dial(&self, pool: &Pool) -> Result<Connection, Refusal> {
+        let wire = match &pool.tls {
+            None => Wire::Clear(self.dialer.plain(&pool.url).await?),
+            Some((name, config)) => {
+                Wire::Tls(Box::new(self.dialer.tls(&pool.url, name.clone(), Arc::clone(config)).await?))
+            }
+        };
+        let open = OpenConnection::new(&self.telemetry, pool.server.as_str());
+        if wire.speaks_http2() {
+            return Http2::shake_hands(wire, open).await.map(|connection| Connection::Http2(Arc::new(connection)));
+        }
+        Ok(Connection::Http1(Http1::new(wire, open)))
     }
 }
 
+/// By what the server must prove itself, and as whom.
+fn trust(route: &Route, lease: &Lease) -> Result<(TlsName<'static>, Arc<ClientConfig>), Refusal> {
+    let config = tls::client::settings(lease.credential.ca_bundle.as_deref())
+        .map_err(|error| Refusal::because(Reason::UpstreamTls, error))?;
+    let server = &route.binding.server;
+    let name = match (&server.tls_name, &server.url.host) {
+        (Some(name), _) => TlsName::try_from(name.clone()).ok(),
+        (None, Host::Name(name)) => TlsName::try_from(name.to_string()).ok(),
+        (None, Host::Address(address)) => Some(TlsName::from(*address)),
+    };
+    let name = name.ok_or_else(|| Refusal::because(Reason::UpstreamTls, "the host cannot stand in a certificate"))?;
+    Ok((name, config))
+}
+
 /// What a connection's end means, without the parts that may quote the wire.
-fn broken(error: &hyper::Error) -> Refusal {
-    use std::error::Error as _;
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+fn broken(error: &io::Error) -> Refusal {
     // With TLS 1.3 a server that wants a certificate of ours says so after the handshake.
-    if let Some(tls) = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return Refusal::because(Reason::UpstreamTls, tls);
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls) => Refusal::because(Reason::UpstreamTls, tls),
+        None => Refusal::because(Reason::UpstreamUnreachable, format!("the connection broke: {}", error.kind())),
     }
-    let kind = io.map(|io| format!(": {}", io.kind())).unwrap_or_default();
-    Refusal::because(Reason::UpstreamUnreachable, format!("{error}{kind}"))
 }
 
 /// Counts an open connection for as long as it lives.
@@ -281,18 +247,6 @@ impl Drop for OpenConnection {
     }
 }
 
-impl Outgoing {
-    fn into_request(self, url: &UpstreamUrl) -> Result<Sent, Refusal> {
-        let unusable = |_| Refusal::because(Reason::MalformedHead, "the target cannot be sent on");
-        let uri = format!("{}://{}{}", url.scheme.as_str(), url.authority(), self.target);
-        let mut request = Request::new(Full::new(self.body));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = uri.parse().map_err(unusable)?;
-        *request.headers_mut() = self.headers;
-        Ok(request)
-    }
-}
-
 /// A connection to send on.
 enum Connection {
     Http1(Http1),
@@ -300,60 +254,25 @@ enum Connection {
 }
 
 struct SendFault {
-    unsent: Option<Sent>,
+    /// The request, if not a byte of it has left us.
+    unsent: Option<Box<Outgoing>>,
     refusal: Refusal,
 }
 
 impl Connection {
-    async fn send(self, request: Sent, pool: &Arc<Pool>) -> Result<Incomer, SendFault> {
-        let fault = |mut error: hyper::client::conn::TrySendError<Sent>| SendFault {
-            unsent: error.take_message(),
-            refusal: broken(error.error()),
-        };
+    async fn send(self, outgoing: Outgoing, pool: &Arc<Pool>) -> Result<Incomer, SendFault> {
         match self {
-            Self::Http1(mut connection) => {
-                let request = origin_form(request, &pool.url);
-                let response = connection.sender.try_send_request(request).await.map_err(|error| {
-                    let fault = fault(error);
-                    SendFault { unsent: fault.unsent.map(|request| absolute_form(request, &pool.url)), ..fault }
-                })?;
-                connection.heed(response.headers());
-                Ok(Incomer { response, hold: Hold::Http1(connection, Arc::clone(pool)) })
-            }
-            Self::Http2(connection) => {
-                let mut sender = connection.sender.clone();
-                let sent = sender.try_send_request(request).await;
-                let response = sent.map_err(|error| {
-                    if error.message().is_some() {
-                        pool.discard(&connection);
-                    }
-                    fault(error)
-                })?;
-                Ok(Incomer { response, hold: Hold::Http2 { _connection: connection } })
-            }
+            Self::Http1(connection) => match connection.call(&outgoing, pool).await {
+                Ok((status, headers, reading)) => {
+                    Ok(Incomer { status, headers, body: AnswerBody::Http1(Box::new(reading)) })
+                }
+                Err(http1::Fault { unsent, refusal }) => {
+                    Err(SendFault { unsent: unsent.then(|| Box::new(outgoing)), refusal })
+                }
+            },
+            Self::Http2(connection) => connection.call(outgoing, pool).await,
         }
     }
-}
-
-/// HTTP/1.1: the path on the request line, the authority in `Host`.
-fn origin_form(mut request: Sent, url: &UpstreamUrl) -> Sent {
-    if let Ok(host) = HeaderValue::from_str(&url.authority()) {
-        request.headers_mut().insert(HOST, host);
-    }
-    if let Some(target) = request.uri().path_and_query().cloned() {
-        *request.uri_mut() = Uri::from(target);
-    }
-    request
-}
-
-/// HTTP/2: everything in the URI, from which the pseudo fields are made.
-fn absolute_form(mut request: Sent, url: &UpstreamUrl) -> Sent {
-    request.headers_mut().remove(HOST);
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    if let Ok(uri) = format!("{}://{}{target}", url.scheme.as_str(), url.authority()).parse() {
-        *request.uri_mut() = uri;
-    }
-    request
 }
 
 #[cfg(test)]

@@ -80,6 +80,11 @@ impl Drain {
         self.busy.upgrade().map(|alive| Busy { _alive: alive })
     }
 
+    /// Whether the shutdown has come to `phase`.
+    pub fn has_reached(&self, phase: Phase) -> bool {
+        *self.phase.borrow() >= phase
+    }
+
     /// Waits until the shutdown has come to `phase`.
     pub async fn reached(&mut self, phase: Phase) {
         // An error means that the trigger is gone, and with it everything it guarded.

@@ -1,87 +1,72 @@
 //! The connections of one key: idle HTTP/1.1 ones, or shared HTTP/2 ones.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::HeaderMap;
-use http_body_util::Full;
+use http::HeaderValue;
+use http::uri::Authority;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName as TlsName;
 
-use super::{Connection, PoolKey};
-use crate::core::name::ServerName;
+use super::{Connection, Http1, Http2, PoolKey};
+use crate::core::name::{CallerKey, ServerName};
+use crate::core::routes::{Lookup, Route};
 use crate::core::upstream::UpstreamUrl;
 use crate::credential::cache::Credentials;
 use crate::runtime::clock;
-use crate::runtime::task::OwnedTask;
 
-/// The pools by what they belong to.
-pub(in crate::proxy) type Pools = HashMap<PoolKey, Arc<Pool>>;
+/// The pools by what they belong to. Filed by revision and generation, which are cheap to look up by; what decides
+/// is the whole key.
+#[derive(Default)]
+pub(in crate::proxy) struct Pools(HashMap<(u64, u64), Filed>);
+
+type Filed = Vec<(PoolKey, Arc<Pool>)>;
+
+impl Pools {
+    pub(super) fn find(&self, caller: &CallerKey, route: &Route, generation: u64) -> Option<&Arc<Pool>> {
+        let filed = self.0.get(&(route.revision, generation))?;
+        filed.iter().find(|(key, _)| key.is_of(caller, route, generation)).map(|(_, pool)| pool)
+    }
+
+    pub(super) fn insert(&mut self, key: PoolKey, pool: Arc<Pool>) {
+        self.0.entry((key.revision, key.generation)).or_default().push((key, pool));
+    }
+
+    /// Keeps those for which `keep` says so.
+    fn retain(&mut self, mut keep: impl FnMut(&PoolKey, &Pool) -> bool) {
+        self.0.retain(|_, filed| {
+            filed.retain(|(key, pool)| keep(key, pool));
+            !filed.is_empty()
+        });
+    }
+}
+
+impl PoolKey {
+    /// The same as to make the key and compare it.
+    fn is_of(&self, caller: &CallerKey, route: &Route, generation: u64) -> bool {
+        let Self { caller: whose, server, binding, revision, generation: value } = self;
+        (whose, server, binding) == (caller, &route.binding.server.name, &route.binding.id)
+            && (*revision, *value) == (route.revision, generation)
+    }
+}
 
 /// How many idle connections one key keeps.
 const MAX_IDLE: usize = 64;
-/// How long an idle HTTP/1.1 connection is kept where the server does not say. The stacks below
-/// the MCP SDKs (uvicorn, Node) close after 5 s; a call sent into that is lost, and may not be
-/// sent again.
-const IDLE_LIFE: Duration = Duration::from_secs(4);
-/// The longest, whatever the server says.
-const MAX_IDLE_LIFE: Duration = Duration::from_secs(50);
-/// How much earlier than the server we let go.
-const IDLE_MARGIN: Duration = Duration::from_secs(1);
-
-/// An HTTP/1.1 connection.
-pub(in crate::proxy) struct Http1 {
-    pub(super) sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
-    #[expect(dead_code, reason = "held: dropping it closes the connection")]
-    pub(super) task: OwnedTask,
-    pub(super) since: Instant,
-    pub(super) life: Duration,
-}
-
-impl Http1 {
-    /// Learns from an answer how long the server keeps the connection (`Keep-Alive: timeout=5`,
-    /// RFC 2068 section 19.7.1; Node and others send it).
-    pub(super) fn heed(&mut self, headers: &HeaderMap) {
-        let said = headers.get("keep-alive").and_then(|value| value.to_str().ok()).and_then(timeout_parameter);
-        self.life = said.map_or(IDLE_LIFE, |time| time.saturating_sub(IDLE_MARGIN).min(MAX_IDLE_LIFE));
-    }
-
-    fn is_fresh(&self, now: Instant) -> bool {
-        !self.sender.is_closed() && now.duration_since(self.since) < self.life
-    }
-}
-
-fn timeout_parameter(value: &str) -> Option<Duration> {
-    let timeout = value.split(',').find_map(|parameter| parameter.trim().strip_prefix("timeout="))?;
-    timeout.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// An HTTP/2 connection. Every exchange on it holds it.
-pub(in crate::proxy) struct Http2 {
-    pub(super) sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
-    pub(super) _task: OwnedTask,
-    /// How many exchanges the server takes on it at once, as it last said.
-    pub(super) server_limit: Arc<AtomicUsize>,
-}
 
 /// How many exchanges share an HTTP/2 connection, if the server takes that many. One more would
 /// wait until another ends, and event streams may last for days. Fewer than that times the window
 /// of a stream is the window of the connection, so that no number of slow readers can fill it.
 pub(super) const MAX_SHARING: usize = 100;
 
-/// Whether a connection that the pool holds once, and each exchange once, can take one more.
-fn has_room(connection: &Arc<Http2>) -> bool {
-    let limit = connection.server_limit.load(Ordering::Relaxed).clamp(1, MAX_SHARING);
-    Arc::strong_count(connection) <= limit
-}
-
 /// The connections of one key.
 pub(in crate::proxy) struct Pool {
     pub(super) server: ServerName,
     pub(super) url: UpstreamUrl,
+    /// What goes into the `Host` field, and into `:authority`.
+    pub(super) host: HeaderValue,
+    pub(super) authority: Authority,
     pub(super) tls: Option<(TlsName<'static>, Arc<ClientConfig>)>,
     pub(super) connecting: tokio::sync::Mutex<()>,
     protocol: AtomicU8,
@@ -100,21 +85,25 @@ const HTTP1: u8 = 1;
 const HTTP2: u8 = 2;
 
 impl Pool {
+    /// `None` where the URL's host and port cannot stand in a request.
     pub(super) fn new(
         server: ServerName,
         url: UpstreamUrl,
         tls: Option<(TlsName<'static>, Arc<ClientConfig>)>,
-    ) -> Self {
+    ) -> Option<Self> {
+        let authority = url.authority();
         // Clear text is always HTTP/1.1: there is no ALPN to ask.
         let protocol = if tls.is_some() { UNKNOWN } else { HTTP1 };
-        Self {
+        Some(Self {
             server,
+            host: HeaderValue::from_str(&authority).ok()?,
+            authority: authority.parse().ok()?,
             url,
             tls,
             connecting: tokio::sync::Mutex::default(),
             protocol: AtomicU8::new(protocol),
             idle: Mutex::default(),
-        }
+        })
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
@@ -135,19 +124,21 @@ impl Pool {
     /// become idle.
     pub(super) fn shared(&self) -> Option<Arc<Http2>> {
         let mut idle = self.idle();
-        idle.http2.retain(|connection| !connection.sender.is_closed());
-        idle.http2.iter().find(|connection| has_room(connection)).cloned()
+        idle.http2.retain(|connection| !connection.is_closed());
+        idle.http2.iter().find(|connection| connection.has_room()).cloned()
     }
 
     /// A connection kept from before that can take a request now.
-    pub(super) async fn checkout(&self) -> Option<Connection> {
-        if let Some(shared) = self.shared() {
+    pub(super) fn checkout(&self) -> Option<Connection> {
+        if self.may_share()
+            && let Some(shared) = self.shared()
+        {
             return Some(Connection::Http2(shared));
         }
         loop {
             // The one used last is the least likely to have been closed by the other side.
             let mut connection = self.idle().http1.pop()?;
-            if connection.is_fresh(clock::now()) && connection.sender.ready().await.is_ok() {
+            if connection.is_usable(clock::now()) {
                 return Some(Connection::Http1(connection));
             }
         }
@@ -160,9 +151,9 @@ impl Pool {
 
     /// Takes a connection back whose answer was read to the end.
     pub(super) fn put(&self, mut connection: Http1) {
-        connection.since = clock::now();
+        connection.rests();
         let mut idle = self.idle();
-        if !idle.retired && idle.http1.len() < MAX_IDLE && !connection.sender.is_closed() {
+        if !idle.retired && idle.http1.len() < MAX_IDLE {
             idle.http1.push(connection);
         }
     }
@@ -189,8 +180,8 @@ impl Pool {
 
     fn expire(&self, now: Instant) {
         let mut idle = self.idle();
-        idle.http1.retain(|connection| connection.is_fresh(now));
-        idle.http2.retain(|connection| !connection.sender.is_closed());
+        idle.http1.retain(|connection| !connection.is_spent(now));
+        idle.http2.retain(|connection| !connection.is_closed());
         // One is kept for what may come; the others were for a crowd that has gone.
         let mut kept = 0;
         idle.http2.retain(|connection| {
@@ -211,10 +202,9 @@ pub(in crate::proxy) async fn sweep(pools: Arc<Mutex<Pools>>, credentials: Crede
         let view = credentials.view();
         let now = clock::now();
         let current = |key: &PoolKey| {
-            view.routes.iter().any(|route| {
-                let generation = view.lease(route).map(|lease| lease.credential.generation);
-                route.binding.id == key.binding && route.revision == key.revision && generation == Ok(key.generation)
-            })
+            let Lookup::Route(route) = view.routes.find(&key.server) else { return false };
+            let generation = view.lease(&route).map(|lease| lease.credential.generation);
+            (&route.binding.id, route.revision, generation) == (&key.binding, key.revision, Ok(key.generation))
         };
         pools.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, pool| {
             let keep = current(key);
@@ -225,19 +215,5 @@ pub(in crate::proxy) async fn sweep(pools: Arc<Mutex<Pools>>, credentials: Crede
             }
             keep
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_servers_word_on_keep_alive_is_read() {
-        for (value, expected) in
-            [("timeout=5", Some(5)), ("max=100, timeout=30", Some(30)), ("timeout=x", None), ("", None)]
-        {
-            assert_eq!(timeout_parameter(value), expected.map(Duration::from_secs), "{value}");
-        }
     }
 }

@@ -1,0 +1,228 @@
+//! The head of an upstream's HTTP/1.1 answer: what it says, and where its body ends.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+/// The most fields an answer's head may have.
+const MAX_FIELDS: usize = 100;
+
+/// An answer's head.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AnswerHead {
+    /// The status; of 100 and above.
+    pub status: StatusCode,
+    /// The fields as they came. The values share the bytes that were read.
+    pub headers: HeaderMap,
+    /// Where the body ends.
+    pub extent: Extent,
+    /// Whether the connection may be used again after the body.
+    pub keeps: bool,
+}
+
+/// Where the body of an answer ends (RFC 9112 section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// After this many bytes.
+    Length(u64),
+    /// With the last chunk.
+    Chunked,
+    /// With the connection.
+    Close,
+}
+
+/// Why an answer cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerFault {
+    /// Not HTTP/1.0 or 1.1, or a line that is none.
+    #[error("the answer is not HTTP/1.1")]
+    NotHttp,
+    /// More fields than are read.
+    #[error("the answer's head is too large")]
+    TooLarge,
+    /// Two readers could take different ends for the body's.
+    #[error("the answer's length is not clear")]
+    Length,
+}
+
+/// Finds the end of a head: the offset behind its empty line. `seen` bytes were looked at before, so that a head
+/// that comes in very many pieces is not read anew with each of them.
+pub fn find_end(bytes: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(3);
+    let rest = bytes.get(from..).unwrap_or_default();
+    memchr::memchr_iter(b'\n', rest).find_map(|at| match rest.get(at + 1..)? {
+        [b'\n', ..] => Some(from + at + 2),
+        [b'\r', b'\n', ..] => Some(from + at + 3),
+        _ => None,
+    })
+}
+
+/// Reads a whole head, the empty line included: the answer to a request with `method`.
+pub fn read(head: &Bytes, method: &Method) -> Result<AnswerHead, AnswerFault> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut answer = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    match parser.parse_response_with_uninit_headers(&mut answer, head, &mut fields) {
+        Ok(httparse::Status::Complete(taken)) if taken == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(AnswerFault::TooLarge),
+        _ => return Err(AnswerFault::NotHttp),
+    }
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(AnswerFault::NotHttp)?;
+    let mut headers = HeaderMap::with_capacity(answer.headers.len());
+    for field in answer.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| AnswerFault::NotHttp)?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| AnswerFault::NotHttp)?;
+        headers.append(name, value);
+    }
+    let is_current = answer.version == Some(1);
+    let (extent, clear) = extent(&headers, status, method, is_current)?;
+    let keeps = is_current && clear && extent != Extent::Close && !says_close(&headers);
+    Ok(AnswerHead { status, headers, extent, keeps })
+}
+
+/// The body's end, and whether nobody could read another one.
+fn extent(
+    headers: &HeaderMap,
+    status: StatusCode,
+    method: &Method,
+    is_current: bool,
+) -> Result<(Extent, bool), AnswerFault> {
+    let bodiless = status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless || method == Method::HEAD {
+        return Ok((Extent::Length(0), true));
+    }
+    let length = length(headers)?;
+    if let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+        // Version 1.0 knows no chunks: whoever put them there, somebody before us may have read past them.
+        if !is_current {
+            return Err(AnswerFault::Length);
+        }
+        let coding = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        let extent = if coding.eq_ignore_ascii_case(b"chunked") { Extent::Chunked } else { Extent::Close };
+        // A length beside it does not count, but what follows on the connection is not to be trusted either.
+        return Ok((extent, length.is_none()));
+    }
+    Ok((length.map_or(Extent::Close, Extent::Length), true))
+}
+
+/// What all fields together say of the length.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, AnswerFault> {
+    let mut said = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        // Servers have been seen to send the same one twice, in one field or in two.
+        for digits in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            let plain = (1..=19).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+            let length = std::str::from_utf8(digits).ok().filter(|_| plain).and_then(|digits| digits.parse().ok());
+            let length: u64 = length.ok_or(AnswerFault::Length)?;
+            if said.replace(length).is_some_and(|before| before != length) {
+                return Err(AnswerFault::Length);
+            }
+        }
+    }
+    Ok(said)
+}
+
+fn says_close(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONNECTION).iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn head(text: &str) -> Result<AnswerHead, AnswerFault> {
+        read(&Bytes::copy_from_slice(text.as_bytes()), &Method::POST)
+    }
+
+    #[test]
+    fn the_end_of_the_body_is_where_the_rfc_puts_it() {
+        use Extent::{Chunked, Close, Length};
+        let rows: [(&str, Extent, bool); 20] = [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Length(5), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nContent-Length: 5\r\n\r\n", Length(5), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n", Length(5), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Length(0), true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n", Chunked, true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n", Chunked, true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n", Chunked, true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, gzip\r\n\r\n", Close, false),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: xchunked\r\n\r\n", Close, false),
+            // Both: the chunks count, and the connection serves no more.
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n", Chunked, false),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", Chunked, false),
+            ("HTTP/1.1 200 OK\r\n\r\n", Close, false),
+            ("HTTP/1.1 200\r\ncontent-length: 1\r\n\r\n", Length(1), true),
+            ("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n", Length(0), true),
+            ("HTTP/1.1 304 Not Modified\r\ntransfer-encoding: chunked\r\n\r\n", Length(0), true),
+            ("HTTP/1.1 100 Continue\r\n\r\n", Length(0), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n", Length(5), false),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: x, Close\r\n\r\n", Length(5), false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive\r\n\r\n", Length(5), false),
+            ("HTTP/1.0 200 OK\r\n\r\n", Close, false),
+        ];
+        for (text, extent, keeps) in rows {
+            let head = head(text).unwrap();
+            assert_eq!((head.extent, head.keeps), (extent, keeps), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_answer_to_head_has_no_body() {
+        let text = Bytes::from_static(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
+        assert_eq!(read(&text, &Method::HEAD).unwrap().extent, Extent::Length(0));
+    }
+
+    #[test]
+    fn what_two_could_read_in_two_ways_is_refused() {
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
+        let rows: [(&str, AnswerFault); 14] = [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n", AnswerFault::Length),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5, 6\r\n\r\n", AnswerFault::Length),
+            ("HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n", AnswerFault::Length),
+            ("HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\n", AnswerFault::Length),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5 5\r\n\r\n", AnswerFault::Length),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n", AnswerFault::Length),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 0x5\r\ntransfer-encoding: chunked\r\n\r\n", AnswerFault::Length),
+            ("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", AnswerFault::Length),
+            ("HTTP/2 200 OK\r\n\r\n", AnswerFault::NotHttp),
+            ("HTTP/1.1 99 No\r\n\r\n", AnswerFault::NotHttp),
+            ("HTTP/1.1 200 OK\r\na : b\r\n\r\n", AnswerFault::NotHttp),
+            ("HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n", AnswerFault::NotHttp),
+            ("{\"jsonrpc\": \"2.0\"}\r\n\r\n", AnswerFault::NotHttp),
+            (&many, AnswerFault::TooLarge),
+        ];
+        for (text, fault) in rows {
+            assert_eq!(head(text), Err(fault), "{text}");
+        }
+    }
+
+    proptest! {
+        /// However a head is cut, its end is found once it is there, and not before.
+        #[test]
+        fn the_end_is_found_when_it_is_there(cut in 0usize..60, lf in any::<bool>(), body in "[a-z\r\n]{0,8}") {
+            let text = "HTTP/1.1 200 OK\r\nx: y\r\ncontent-length: 3\r\n\r\n";
+            let text = if lf { text.replace('\r', "") } else { text.to_owned() };
+            let all = format!("{text}{body}");
+            let cut = cut.min(text.len() - 1);
+            prop_assert_eq!(find_end(&all.as_bytes()[..cut], 0), None);
+            prop_assert_eq!(find_end(all.as_bytes(), cut), Some(text.len()));
+            prop_assert!(head(&text).is_ok());
+            prop_assert_eq!(read(&Bytes::from(text).slice(..cut), &Method::POST), Err(AnswerFault::NotHttp));
+        }
+
+        #[test]
+        fn nothing_that_is_sent_is_too_much(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut text = b"HTTP/1.1 200 OK\r\n".to_vec();
+            text.extend(bytes);
+            let end = find_end(&text, 0).unwrap_or(text.len());
+            let _read_or_refused = read(&Bytes::from(text).slice(..end), &Method::GET);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! A limit on waiting, for somebody who waits very often, and for one thing at a time.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A timer that is set anew for each wait.
+///
+/// A timeout of its own for each of them would be entered into the runtime's timers and taken out again, which costs
+/// more than most waits are worth. This one stays there, and is moved on.
+#[derive(Debug)]
+pub struct Patience(Pin<Box<Sleep>>);
+
+/// It did not come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Late;
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(Box::pin(sleep(Duration::ZERO)))
+    }
+}
+
+impl Patience {
+    /// Waits for `future`, at most this long.
+    pub async fn within<F: Future>(&mut self, time: Duration, future: F) -> Result<F::Output, Late> {
+        let mut future = std::pin::pin!(future);
+        let mut set = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            // What is there already needs no timer.
+            if !std::mem::replace(&mut set, true) {
+                self.0.as_mut().reset(end(time));
+            }
+            ready!(self.0.as_mut().poll(cx));
+            Poll::Ready(Err(Late))
+        })
+        .await
+    }
+}
+
+/// So far off that it never comes, where the sum would be no time any more.
+const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
+#[expect(clippy::disallowed_methods, reason = "the runtime's own clock, which tests can stop")]
+fn end(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or_else(|| now + NEVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_secs(1);
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "the stopped clock tells how long was waited")]
+    async fn each_wait_has_its_own_limit() {
+        let mut patience = Patience::default();
+        let begun = Instant::now();
+        assert_eq!(patience.within(LONG, pending::<()>()).await, Err(Late));
+        assert_eq!(begun.elapsed().as_secs(), 60);
+        // Shorter, and longer, than the one before.
+        assert_eq!(patience.within(SHORT, pending::<()>()).await, Err(Late));
+        assert_eq!(patience.within(LONG, pending::<()>()).await, Err(Late));
+        assert_eq!(begun.elapsed().as_secs(), 121);
+        // A limit that has passed long ago does not count for the next wait.
+        assert_eq!(patience.within(SHORT, sleep(SHORT / 2)).await, Ok(()));
+        sleep(LONG).await;
+        assert_eq!(patience.within(SHORT, sleep(SHORT / 2)).await, Ok(()));
+        assert_eq!(patience.within(Duration::MAX, sleep(LONG)).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_there_is_not_late() {
+        assert_eq!(Patience::default().within(Duration::ZERO, ready(7)).await, Ok(7));
+    }
+}
