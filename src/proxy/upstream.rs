@@ -6,13 +6,11 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName as TlsName;
 
@@ -33,7 +31,7 @@ mod readout;
 mod wire;
 
 use http1::{Http1, Reading};
-use http2::Http2;
+use http2::{Http2, Sharing};
 pub(super) use pool::sweep;
 use pool::{Pool, Pools};
 use wire::Wire;
@@ -72,7 +70,7 @@ pub(super) struct Incomer {
 /// once, and resets the stream of an HTTP/2 connection.
 pub(super) enum AnswerBody {
     Http1(Box<Reading>),
-    Http2 { body: Incoming, _connection: Arc<Http2> },
+    Http2(Sharing),
 }
 
 /// The answer was broken off.
@@ -84,7 +82,7 @@ impl AnswerBody {
     pub(super) fn length(&self) -> Option<u64> {
         match self {
             Self::Http1(reading) => reading.length(),
-            Self::Http2 { body, .. } => body.size_hint().exact(),
+            Self::Http2(sharing) => sharing.length(),
         }
     }
 
@@ -92,20 +90,7 @@ impl AnswerBody {
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         match self {
             Self::Http1(reading) => reading.poll_piece(cx).map_err(|_| Broken),
-            Self::Http2 { body, .. } => loop {
-                match ready!(std::pin::Pin::new(&mut *body).poll_frame(cx)) {
-                    // Trailers are not passed on.
-                    Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data() {
-                            return Poll::Ready(Some(Ok(data)));
-                        }
-                    }
-                    // hyper says so too of a stream that was reset, or left out by a GOAWAY, with NO_ERROR: after an
-                    // answer that is a whole one early, it means no harm; in the middle of one it is a break.
-                    None if body.is_end_stream() => return Poll::Ready(None),
-                    None | Some(Err(_)) => return Poll::Ready(Some(Err(Broken))),
-                }
-            },
+            Self::Http2(sharing) => sharing.poll_piece(cx),
         }
     }
 

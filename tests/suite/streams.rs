@@ -2,6 +2,7 @@
 
 mod connections;
 mod endings;
+mod heads;
 mod shared;
 
 use bytes::Bytes;

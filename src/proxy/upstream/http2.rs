@@ -1,123 +1,196 @@
 //! A connection to an upstream that speaks HTTP/2: many exchanges share it.
 
-use std::error::Error as _;
-use std::io;
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Ping, PingPong, RecvStream};
+use http::header::CONTENT_LENGTH;
 use http::uri::Scheme;
 use http::{Request, Uri};
-use http_body_util::Full;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::pool::{MAX_SHARING, Pool};
 use super::readout::ReadOut;
 use super::wire::Wire;
-use super::{AnswerBody, Incomer, OpenConnection, Outgoing, SendFault, broken};
+use super::{AnswerBody, Broken, Incomer, OpenConnection, Outgoing, SendFault, broken};
 use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
 use crate::runtime::task::OwnedTask;
 
-/// HTTP/2 flow control: what one exchange, and what one connection, may leave unread.
+/// HTTP/2 flow control: what one exchange, and what one connection, may leave unread. One slow reader holds at most its
+/// own window, and all that share not all of it.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const _: () = assert!((MAX_SHARING as u32) * STREAM_WINDOW < CONNECTION_WINDOW);
+/// The most bytes of a head.
+const MAX_HEAD: u32 = 64 * 1024;
+/// How often a connection in use is asked whether it is there, and how long it may take to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIME: Duration = Duration::from_secs(20);
 
 /// An HTTP/2 connection. Every exchange on it holds it.
 pub(in crate::proxy) struct Http2 {
-    sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+    sender: SendRequest<Bytes>,
+    state: Arc<State>,
     _task: OwnedTask,
-    /// How many exchanges the server takes on it at once, as it last said.
-    server_limit: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Exchanges under way.
+    active: AtomicUsize,
+    closed: AtomicBool,
 }
 
 impl Http2 {
     pub(super) async fn shake_hands(wire: Wire, open: OpenConnection) -> Result<Self, Refusal> {
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let mut builder = h2::client::Builder::new();
         builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20))
-            // One slow reader holds at most its own window, and all that share not all of it.
-            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(64 * 1024);
-        let io = TokioIo::new(ReadOut::new(wire));
-        let (sender, mut connection) = builder.handshake(io).await.map_err(|error| refusal(&error))?;
-        let server_limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-        let limit = Arc::clone(&server_limit);
-        let heeding = std::future::poll_fn(move |cx| {
-            let polled = Pin::new(&mut connection).poll(cx);
-            // The server's SETTINGS may say another one at any time.
-            limit.store(connection.current_max_send_streams(), Ordering::Relaxed);
-            polled
-        });
+            .max_header_list_size(MAX_HEAD)
+            .initial_max_send_streams(MAX_SHARING)
+            .enable_push(false);
+        let shaken = builder.handshake::<_, Bytes>(ReadOut::new(wire)).await;
+        let (sender, mut connection) = shaken.map_err(|error| refusal(&error))?;
+        let state = Arc::<State>::default();
+        let (pings, seen) = (connection.ping_pong(), Arc::clone(&state));
         let task = OwnedTask::spawn(async move {
             // How it ends is told to whoever waits for an answer on it.
-            let _ended = heeding.await;
+            tokio::select! {
+                _ended = connection => {}
+                () = silence(pings, &seen) => {}
+            }
+            seen.closed.store(true, Ordering::Release);
             drop(open);
         });
-        Ok(Self { sender, _task: task, server_limit })
+        Ok(Self { sender, state, _task: task })
     }
 
-    /// Whether the pool that holds it once, and each exchange once, can take one more.
+    /// Whether the pool that holds it once, and each exchange once, can take one more, as the server last said.
     pub(super) fn has_room(self: &Arc<Self>) -> bool {
-        let limit = self.server_limit.load(Ordering::Relaxed).clamp(1, MAX_SHARING);
-        Arc::strong_count(self) <= limit
+        Arc::strong_count(self) <= self.sender.current_max_send_streams().clamp(1, MAX_SHARING)
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.state.closed.load(Ordering::Acquire)
     }
 
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn call(self: Arc<Self>, outgoing: Outgoing, pool: &Arc<Pool>) -> Result<Incomer, SendFault> {
+        let lost = |refusal| SendFault { unsent: None, refusal };
+        let head = outgoing.head(pool).map_err(lost)?;
         let mut sender = self.sender.clone();
-        let request = outgoing.into_request(pool).map_err(|refusal| SendFault { unsent: None, refusal })?;
-        let response = sender.try_send_request(request).await.map_err(|mut error| {
-            let unsent = error.take_message();
-            if unsent.is_some() {
+        let sent = match poll_fn(|cx| sender.poll_ready(cx)).await {
+            Ok(()) => sender.send_request(head, outgoing.body.is_empty()),
+            Err(error) => Err(error),
+        };
+        let (response, mut stream) = match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                // It takes no more: what runs on it may end.
                 pool.discard(&self);
+                return Err(SendFault { unsent: Some(Box::new(outgoing)), refusal: refusal(&error) });
             }
-            let unsent = unsent.and_then(Outgoing::from_request).map(Box::new);
-            SendFault { unsent, refusal: refusal(error.error()) }
-        })?;
-        let (parts, body) = response.into_parts();
-        let body = AnswerBody::Http2 { body, _connection: self };
+        };
+        let held = Held::new(self);
+        if !outgoing.body.is_empty() {
+            stream.send_data(outgoing.body, true).map_err(|error| lost(refusal(&error)))?;
+        }
+        let (parts, body) = response.await.map_err(|error| lost(refusal(&error)))?.into_parts();
+        let said = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = if body.is_end_stream() { Some(0) } else { said };
+        let body = AnswerBody::Http2(Sharing { body, length, _held: held });
         Ok(Incomer { status: parts.status, headers: parts.headers, body })
     }
 }
 
-/// What hyper's error means, without the parts that may quote the wire.
-fn refusal(error: &hyper::Error) -> Refusal {
-    match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        Some(io) => broken(io),
-        None => Refusal::because(Reason::UpstreamUnreachable, error),
+/// Ends when a connection in use has not answered for too long.
+async fn silence(pings: Option<PingPong>, state: &State) {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        if state.active.load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        let asked = async {
+            pings.send_ping(Ping::opaque()).ok()?;
+            poll_fn(|cx| pings.poll_pong(cx)).await.ok()
+        };
+        if !matches!(tokio::time::timeout(PING_TIME, asked).await, Ok(Some(_))) {
+            return;
+        }
+    }
+}
+
+/// Counts an exchange for as long as it lives.
+struct Held(Arc<Http2>);
+
+impl Held {
+    fn new(connection: Arc<Http2>) -> Self {
+        connection.state.active.fetch_add(1, Ordering::Relaxed);
+        Self(connection)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body. Dropped early, it resets its stream.
+pub(in crate::proxy) struct Sharing {
+    body: RecvStream,
+    length: Option<u64>,
+    _held: Held,
+}
+
+impl Sharing {
+    /// How many bytes the whole has, where that is known; more or fewer are a fault of the server, and a break.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next piece; `None` at the end. Trailers are not passed on.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let piece = ready!(self.body.poll_data(cx)).map(|piece| {
+            let piece = piece.map_err(|_| Broken)?;
+            // It is on its way to the agent, whose own pace holds us back.
+            self.body.flow_control().release_capacity(piece.len()).map_err(|_| Broken)?;
+            Ok(piece)
+        });
+        Poll::Ready(piece)
+    }
+}
+
+/// What a fault means, without the parts that may quote the wire.
+fn refusal(error: &h2::Error) -> Refusal {
+    match (error.get_io(), error.reason()) {
+        (Some(io), _) => broken(io),
+        (None, Some(reason)) => Refusal::because(Reason::UpstreamUnreachable, format!("HTTP/2: {reason}")),
+        (None, None) => Refusal::because(Reason::UpstreamUnreachable, "HTTP/2: the connection cannot be used"),
     }
 }
 
 impl Outgoing {
-    /// Everything in the URI, from which the pseudo fields are made.
-    fn into_request(self, pool: &Pool) -> Result<Request<Full<Bytes>>, Refusal> {
+    /// The head, with everything in the URI, from which the pseudo fields are made.
+    fn head(&self, pool: &Pool) -> Result<Request<()>, Refusal> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(Scheme::HTTPS);
         uri.authority = Some(pool.authority.clone());
-        uri.path_and_query = Some(self.target);
-        let uri = Uri::from_parts(uri).map_err(|error| Refusal::because(Reason::MalformedHead, error))?;
-        let mut request = Request::new(Full::new(self.body));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers;
+        uri.path_and_query = Some(self.target.clone());
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|error| Refusal::because(Reason::MalformedHead, error))?;
+        *request.headers_mut() = self.headers.clone();
+        if !self.body.is_empty() {
+            request.headers_mut().insert(CONTENT_LENGTH, self.body.len().into());
+        }
         Ok(request)
-    }
-
-    /// What hyper hands back; `None` where it has begun with the body.
-    fn from_request(request: Request<Full<Bytes>>) -> Option<Self> {
-        let (parts, body) = request.into_parts();
-        let target = parts.uri.into_parts().path_and_query?;
-        Some(Self { method: parts.method, target, headers: parts.headers, body: body.into_inner()? })
     }
 }
