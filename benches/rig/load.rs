@@ -108,6 +108,7 @@ impl Load {
             Shape::Fresh { agents } => (0..agents).for_each(|n| drop(load.tasks.spawn(scene.clone().fresh(n)))),
             Shape::Streams { count, .. } => load.hold(count, |opened| scene.clone().stream(opened)).await,
             Shape::Idle { connections } => load.hold(connections, |opened| scene.clone().idle(opened)).await,
+            Shape::Broker { .. } => {}
         }
         load
     }
