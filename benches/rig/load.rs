@@ -14,8 +14,8 @@ use super::agent::{Connection, Route};
 use super::message;
 use super::workload::{Shape, Workload};
 
-/// How long a thousand streams or connections may take to open.
-const OPENING: Duration = Duration::from_secs(60);
+/// How long all streams or connections may take to open.
+const OPENING: Duration = Duration::from_secs(120);
 
 /// What agents send, one request for each server in turn.
 pub struct Requests {

@@ -8,23 +8,23 @@
 #![expect(clippy::disallowed_methods, reason = "the rig starts tasks and reads clocks of its own")]
 #![expect(unreachable_pub, reason = "one binary: pub means that every part may use it")]
 
-mod agent;
+pub(crate) mod agent;
 mod guard;
-mod load;
-mod message;
-mod plan;
-mod plot;
+pub(crate) mod load;
+pub(crate) mod message;
+pub(crate) mod plan;
+pub(crate) mod plot;
 mod proxy;
-mod report;
-mod round;
+pub(crate) mod report;
+pub(crate) mod round;
 mod splice;
-mod subject;
-mod swarm;
-mod table;
-mod targets;
-mod upstream;
-mod usage;
-mod workload;
+pub(crate) mod subject;
+pub(crate) mod swarm;
+pub(crate) mod table;
+pub(crate) mod targets;
+pub(crate) mod upstream;
+pub(crate) mod usage;
+pub(crate) mod workload;
 
 /// What tests/suite makes its authorities with.
 #[path = "../../tests/suite/support/certificates.rs"]

@@ -3,7 +3,6 @@
 
 use super::report::{Measured, Results, Summary};
 use super::subject::{ALL, Subject};
-use super::table::streams;
 use super::targets::grouped;
 use super::workload::Workload;
 
@@ -16,9 +15,9 @@ const MOST: f64 = 4.0;
 const BAR: f64 = 15.0;
 
 const STYLE: &str = "<style>\
-    .paper{fill:#ffffff}text{fill:#1c2126}.faint{fill:#5b6670}.postern{fill:#1f7a5c}.other{fill:#aeb9c4}\
+    .paper{fill:#ffffff}text{fill:#1c2126;stroke:#ffffff;stroke-width:3;paint-order:stroke;stroke-linejoin:round}.faint{fill:#5b6670}.postern{fill:#1f7a5c}.other{fill:#aeb9c4}\
     .range{stroke:#1c2126}.rule{stroke:#8a949e}.course{stroke:#1f7a5c;fill:none;stroke-width:2}\
-    @media (prefers-color-scheme:dark){.paper{fill:#0d1117}text{fill:#e6edf3}.faint{fill:#9aa5b1}.postern{fill:#3fb68b}\
+    @media (prefers-color-scheme:dark){.paper{fill:#0d1117}text{fill:#e6edf3;stroke:#0d1117}.faint{fill:#9aa5b1}.postern{fill:#3fb68b}\
     .other{fill:#56616c}.range{stroke:#e6edf3}.rule{stroke:#6e7681}.course{stroke:#3fb68b}}\
     </style>";
 
@@ -96,13 +95,16 @@ fn bar(subject: Subject, times: Summary, y: f64) -> String {
     .concat()
 }
 
+/// How many there are of what, and what one took.
+type Points = Vec<(usize, Summary)>;
+
 /// Of one plot of the course.
 struct Panel {
     left: f64,
     title: &'static str,
     under: &'static str,
-    /// How many of what, and what one took.
-    points: Vec<(usize, Summary)>,
+    /// One or more courses, and what each is of.
+    courses: Vec<(&'static str, Points)>,
 }
 
 const TOP: f64 = 56.0;
@@ -113,56 +115,90 @@ const WIDE: f64 = 290.0;
 pub fn courses(results: &Results) -> String {
     let points = |place: &dyn Fn(&Workload) -> Option<usize>| {
         let point = |one: &Measured| Some((place(&one.workload)?, one.summary(Subject::Postern, "cpu_us")?));
-        let mut points: Vec<(usize, Summary)> = results.measured.iter().filter_map(point).collect();
+        let mut points: Points = results.measured.iter().filter_map(point).collect();
         points.sort_by_key(|(place, _)| *place);
         points
+    };
+    let streams = |rate| {
+        points(&move |workload: &Workload| {
+            workload.streams().filter(|(_, events)| *events == rate).map(|(count, _)| count)
+        })
     };
     let bindings = Panel {
         left: 60.0,
         title: "CPU us per request",
         under: "bindings, called in turn",
-        points: points(&|workload| workload.is_curve().then_some(workload.bindings)),
+        courses: vec![("", points(&|workload| workload.is_curve().then_some(workload.bindings)))],
     };
-    let events =
-        Panel { left: 440.0, title: "CPU us per event", under: "open event streams", points: points(&streams) };
-    let head = text(8.0, 18.0, "start", "title", title(results, "What one costs, over how many there are"));
+    let events = Panel {
+        left: 430.0,
+        title: "CPU us per event",
+        under: "open event streams",
+        courses: vec![("1,000/s", streams(1000)), ("5,000/s", streams(5000))],
+    };
+    let head = text(8.0, 18.0, "start", "title", title(results, "What one costs Postern, over how many there are"));
     document(TOP + TALL + 50.0, &(head + &bindings.draw() + &events.draw()))
+}
+
+/// Where in a panel a point is.
+struct Scale {
+    left: f64,
+    first: usize,
+    decades: f64,
+    top: f64,
+}
+
+impl Scale {
+    fn x(&self, place: usize) -> f64 {
+        self.left + 20.0 + (place as f64 / self.first as f64).log10() / self.decades * (WIDE - 60.0)
+    }
+
+    fn y(&self, cost: f64) -> f64 {
+        TOP + TALL - cost / self.top * TALL
+    }
 }
 
 impl Panel {
     fn draw(&self) -> String {
-        let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else { return String::new() };
-        let most = self.points.iter().map(|(_, cost)| cost.greatest).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
-        let top = ceiling(most);
-        let decades = (last.0 as f64 / first.0 as f64).log10().max(1.0);
-        let x = |place: usize| self.left + 14.0 + (place as f64 / first.0 as f64).log10() / decades * (WIDE - 28.0);
-        let y = |cost: f64| TOP + TALL - cost / top * TALL;
+        let all = || self.courses.iter().flat_map(|(_, points)| points);
+        let mut places: Vec<usize> = all().map(|(place, _)| *place).collect();
+        places.sort_unstable();
+        places.dedup();
+        let (Some(&first), Some(&last)) = (places.first(), places.last()) else { return String::new() };
+        let most = all().map(|(_, cost)| cost.greatest).fold(0.0, f64::max).max(0.001);
+        let decades = (last as f64 / first as f64).log10().max(1.0);
+        let scale = Scale { left: self.left, first, decades, top: ceiling(most) };
+
         let (bottom, right) = (TOP + TALL, self.left + WIDE);
-        let mut body = text(self.left, TOP - 12.0, "start", "", self.title);
+        let mut body = text(self.left, TOP - 14.0, "start", "", self.title);
         for part in 0..=4 {
-            let cost = top * f64::from(part) / 4.0;
-            body.push_str(&line("rule", (self.left, y(cost)), (right, y(cost)), " stroke-opacity=\"0.35\""));
-            body.push_str(&text(self.left - 6.0, y(cost) + 4.0, "end", "faint", &round(cost)));
+            let cost = scale.top * f64::from(part) / 4.0;
+            let y = scale.y(cost);
+            body.push_str(&line("rule", (self.left, y), (right, y), " stroke-opacity=\"0.35\""));
+            body.push_str(&text(self.left - 6.0, y + 4.0, "end", "faint", &round(cost)));
         }
-        let line_of: Vec<String> =
-            self.points.iter().map(|(place, cost)| format!("{:.1},{:.1}", x(*place), y(cost.median))).collect();
-        body.push_str(&format!("<polyline class=\"course\" points=\"{}\"/>\n", line_of.join(" ")));
-        let mut beside = None;
-        for (place, cost) in &self.points {
-            let at = x(*place);
-            body.push_str(&line("range", (at, y(cost.least)), (at, y(cost.greatest)), ""));
-            let middle = y(cost.median);
-            body.push_str(&format!("<circle class=\"postern\" cx=\"{at:.1}\" cy=\"{middle:.1}\" r=\"4\"/>\n"));
-            // Two of one size differ by their rate.
-            if beside != Some(*place) {
-                body.push_str(&text(at, bottom + 18.0, "middle", "faint", &grouped(*place as u64)));
-            }
-            body.push_str(&text(at, y(cost.greatest) - 8.0, "middle", "", &round(cost.median)));
-            beside = Some(*place);
+        for place in places {
+            body.push_str(&text(scale.x(place), bottom + 18.0, "middle", "faint", &grouped(place as u64)));
         }
         body.push_str(&text(self.left + WIDE / 2.0, bottom + 38.0, "middle", "faint", self.under));
+        self.courses.iter().for_each(|(name, points)| body.push_str(&course(name, points, &scale)));
         body
     }
+}
+
+/// A line, its points with their figures, and its name behind the last one.
+fn course(name: &str, points: &Points, scale: &Scale) -> String {
+    let Some((last, end)) = points.last() else { return String::new() };
+    let along: Vec<String> =
+        points.iter().map(|(place, cost)| format!("{:.1},{:.1}", scale.x(*place), scale.y(cost.median))).collect();
+    let mut body = format!("<polyline class=\"course\" points=\"{}\"/>\n", along.join(" "));
+    for (place, cost) in points {
+        let (x, y) = (scale.x(*place), scale.y(cost.median));
+        body.push_str(&line("range", (x, scale.y(cost.least)), (x, scale.y(cost.greatest)), ""));
+        body.push_str(&format!("<circle class=\"postern\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"/>\n"));
+        body.push_str(&text(x, scale.y(cost.greatest) - 9.0, "middle", "", &round(cost.median)));
+    }
+    body + &text(scale.x(*last) + 9.0, scale.y(end.median) + 4.0, "start", "faint", name)
 }
 
 /// A round figure above this one, with room for what is written over it.

@@ -15,7 +15,7 @@ use super::load::{Load, Requests, Tally};
 use super::proxy::{Proxy, free_port, last_words};
 use super::subject::{Job, Programs, Subject, path};
 use super::swarm;
-use super::upstream::{INJECTED, Upstream};
+use super::upstream::{INJECTED, Seen, Upstream};
 use super::usage::Usage;
 use super::workload::{Agent, Shape, Workload};
 
@@ -204,14 +204,24 @@ impl Bench {
         Ok(figures)
     }
 
-    /// Lets the load run until what is opened once is open.
+    /// Lets the load run until what is opened once is open. With many servers that takes as long as new connections
+    /// still come to the upstream.
     async fn warm(&self, workload: &Workload, least: Duration) {
         sleep(least).await;
-        let calls = workload.bindings as u64 * 4;
-        // Bounded: a proxy that serves nothing is found out afterwards.
+        if workload.bindings == 1 {
+            return;
+        }
+        let Seen { requests, connections, .. } = self.upstream.seen();
+        let seen = || (requests.load(Ordering::Relaxed), connections.load(Ordering::Relaxed));
+        // Bounded: a proxy that serves nothing, or keeps nothing, is found out afterwards.
         let begun = Instant::now();
-        while self.upstream.seen().requests.load(Ordering::Relaxed) < calls && begun.elapsed() < STARTING {
-            sleep(Duration::from_millis(20)).await;
+        while begun.elapsed() < STARTING {
+            let before = seen();
+            sleep(Duration::from_millis(200)).await;
+            let (asked, opened) = (seen().0 - before.0, seen().1 - before.1);
+            if seen().0 >= workload.bindings as u64 * 4 && opened * 500 <= asked {
+                return;
+            }
         }
     }
 

@@ -249,23 +249,19 @@ fn weight(results: &Results) -> String {
     text
 }
 
-/// Whether a workload is a point of the course over streams.
-pub fn streams(workload: &Workload) -> Option<usize> {
-    if let Shape::Streams { count, .. } = workload.shape { Some(count) } else { None }
-}
-
 /// Postern alone, over the number of its bindings and of its streams.
 fn courses(results: &Results) -> String {
     let figures = ["cpu_us", "core_percent", "per_second", "p50_us", "p99_us", "idle_mib", "peak_mib", "ready_ms"];
     let bindings = course(results, &figures, |workload| workload.is_curve().then_some(workload.bindings));
     let figures = ["cpu_us", "core_percent", "per_second", "p50_us", "p99_us", "max_us", "kib_each", "peak_mib"];
-    let events = course(results, &figures, streams);
+    let events = course(results, &figures, |workload| workload.streams().map(|(count, _)| count));
     if bindings.is_empty() && events.is_empty() {
         return String::new();
     }
     let mut text = String::from(
         "## Course\n\nPostern alone: what one request costs with so many servers bound, called in turn, and what one event \
-         costs with so many streams open. A level line is a cost that grows with the work and with nothing else.\n\n\
+         costs with so many streams open, at 1,000 events a second of all together and at 5,000: the more come at \
+         once, the less each costs. A level line is a cost that grows with the work and with nothing else.\n\n\
          ![CPU per request over bindings, and per event over streams](performance-course.svg)\n\n",
     );
     if !bindings.is_empty() {
@@ -284,7 +280,7 @@ fn courses(results: &Results) -> String {
         text.push_str(&events);
         text.push('\n');
     }
-    let point = |workload: &Workload| workload.is_curve() || streams(workload).is_some();
+    let point = |workload: &Workload| workload.is_curve() || workload.streams().is_some();
     for measured in results.measured.iter().filter(|one| point(&one.workload) && !has_table(one)) {
         text.push_str(&remarks(measured, &[Subject::Postern]));
     }

@@ -214,6 +214,12 @@ impl Workload {
         matches!(self.shape, Shape::Closed { .. } | Shape::Fresh { .. })
     }
 
+    /// How many streams there are, and how many events a second they have together.
+    pub fn streams(&self) -> Option<(usize, usize)> {
+        let Shape::Streams { count, every } = self.shape else { return None };
+        Some((count, (count as f64 / every.as_secs_f64()).round() as usize))
+    }
+
     /// Whether it is a point of the curve over bindings.
     pub fn is_curve(&self) -> bool {
         self.name.starts_with("bindings-")
