@@ -16,14 +16,14 @@ use super::proxy::{Proxy, free_port, last_words};
 use super::subject::{Job, Programs, Subject, path};
 use super::swarm;
 use super::upstream::{INJECTED, Seen, Upstream};
-use super::usage::Usage;
+use super::usage::{Usage, machine_us};
 use super::workload::{Agent, Shape, Workload};
 
 /// What one round gave, each by its name.
 pub type Figures = BTreeMap<&'static str, f64>;
 
 /// All figures there are.
-pub const FIGURES: [&str; 23] = [
+pub const FIGURES: [&str; 24] = [
     "counted",
     "per_second",
     "p50_us",
@@ -33,6 +33,7 @@ pub const FIGURES: [&str; 23] = [
     "cpu_us",
     "core_percent",
     "rig_percent",
+    "others_percent",
     "dialled",
     "idle_mib",
     "resident_mib",
@@ -170,15 +171,19 @@ impl Bench {
         load.count();
         let dialled = || self.upstream.seen().connections.load(Ordering::Relaxed) as f64;
         let (before, own, connections, begun) = (look(), rig(), dialled(), Instant::now());
+        let machine = machine_us();
         sleep(times.counted).await;
         let (after, counted, elapsed) = (look(), load.counted(), begun.elapsed());
-        let (own, connections) = (rig().cpu_us_since(&own), dialled() - connections);
+        let (own, connections, machine) = (rig().cpu_us_since(&own), dialled() - connections, machine_us() - machine);
+        let cpu_us = after.cpu_us_since(&before);
         let tally = load.stop().await;
         self.verdict(job.workload, &tally, counted)?;
         kept_up(job.workload.shape, counted, elapsed)?;
 
         let mut figures = Figures::from([("dialled", connections)]);
-        figures.insert("rig_percent", own / elapsed.as_micros() as f64 * 100.0);
+        let percent = |time: f64| time / elapsed.as_micros() as f64 * 100.0;
+        figures.insert("rig_percent", percent(own));
+        figures.insert("others_percent", percent((machine - own - cpu_us).max(0.0)));
         if counted > 0 {
             figures.insert("counted", counted as f64);
             figures.insert("per_second", counted as f64 / elapsed.as_secs_f64());
@@ -188,8 +193,7 @@ impl Bench {
             figures.insert("max_us", tally.delay_us(100.0));
         }
         if pid.is_some() {
-            let cpu_us = after.cpu_us_since(&before);
-            figures.insert("core_percent", cpu_us / elapsed.as_micros() as f64 * 100.0);
+            figures.insert("core_percent", percent(cpu_us));
             figures.insert("idle_mib", idle.resident_kib as f64 / 1024.0);
             figures.insert("resident_mib", after.resident_kib as f64 / 1024.0);
             figures.insert("peak_mib", after.peak_kib as f64 / 1024.0);

@@ -16,10 +16,10 @@ pub fn page(results: &Results) -> String {
     let mut page = String::from("# Performance\n\n");
     if results.quick {
         page.push_str("**A smoke run: it shows that the rig works, and proves nothing about speed.**\n\n");
-    } else if results.machine.was_busy() {
-        let busy = &results.machine.load_before;
+    } else if results.was_busy() {
+        let busy = results.others().map_or("unknown".to_owned(), |others| format!("{:.0} % of a core", others.median));
         page.push_str(&format!(
-            "**The machine had other work (load {busy}) when this began: no figure here may be relied on.**\n\n"
+            "**The machine had other work meanwhile ({busy}): no figure here may be relied on.**\n\n"
         ));
     }
     page.push_str(
@@ -76,14 +76,14 @@ fn setting(machine: &Machine, results: &Results) -> String {
     let seconds = results.measured.first().map_or((0.0, 0.0), |one| (one.warm, one.counted));
     let mut text = format!(
         "| | |\n|---|---|\n| run | {}; it took {:.0} minutes |\n\
-         | machine | {}, {} cores, Linux {}; load before it began: {} |\n| versions | {} |\n\
+         | machine | {}, {} cores, Linux {}; other work on it meanwhile: {} % of a core |\n| versions | {} |\n\
          | rounds | {usual} each where a table does not say otherwise, {} s after {} s of warm-up |\n",
         machine.run,
         machine.seconds / 60.0,
         machine.processor,
         machine.cores,
         machine.kernel,
-        machine.load_before,
+        results.others().map_or("-".to_owned(), show),
         versions.join(", "),
         seconds.1,
         seconds.0,
@@ -102,7 +102,9 @@ pub fn show(summary: Summary) -> String {
     let one = |value: f64| {
         if value >= 1000.0 { targets::grouped(value.round() as u64) } else { format!("{value:.digits$}") }
     };
-    if least == greatest { one(median) } else { format!("{} [{}-{}]", one(median), one(least), one(greatest)) }
+    // Where a sign is, a dash would be another one.
+    let dash = if least < 0.0 { " to " } else { "-" };
+    if least == greatest { one(median) } else { format!("{} [{}{dash}{}]", one(median), one(least), one(greatest)) }
 }
 
 fn plain(name: &str, figure: &'static str) -> Column {
@@ -303,8 +305,8 @@ fn broker(results: &Results) -> String {
         ("sidecars", "sidecars", ""),
         ("all hold their values after", "held_ms", " ms"),
         ("CPU of the broker for that, each", "held_cpu_us", " us"),
-        ("memory before and", "idle_mib", " MiB"),
-        ("with all", "resident_mib", " MiB"),
+        ("memory without any", "idle_mib", " MiB"),
+        ("memory with all", "resident_mib", " MiB"),
         ("memory, each", "kib_each", " KiB"),
         ("CPU at rest, each, per second", "rest_cpu_us", " us"),
         ("half have a rotated value after", "rotated_half_ms", " ms"),

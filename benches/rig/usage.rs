@@ -60,6 +60,19 @@ pub fn kib(status: &str, name: &str) -> u64 {
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
+/// What all processes of the machine took of its cores so far, and what was taken from it as a whole, in microseconds.
+pub fn machine_us() -> f64 {
+    busy_us(&fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+/// The same, of what /proc/stat says: all but idle and waiting, and not what is in user time already.
+pub fn busy_us(stat: &str) -> f64 {
+    let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let times: Vec<u64> = fields.map(|field| field.parse().unwrap_or(0)).collect();
+    let busy = [0, 1, 2, 5, 6, 7].iter().filter_map(|at| times.get(*at)).sum::<u64>();
+    busy as f64 * 10_000.0
+}
+
 fn stat_of(pid: u32) -> Option<Vec<u64>> {
     stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }

@@ -9,7 +9,7 @@ use crate::rig::round::{Figures, Times, kept_up};
 use crate::rig::subject::Subject;
 use crate::rig::swarm;
 use crate::rig::targets::{self, Of, Target};
-use crate::rig::usage::{Usage, kib, stat};
+use crate::rig::usage::{Usage, busy_us, kib, stat};
 use crate::rig::workload::{self, Shape, Workload};
 
 pub fn workload_of(name: &str) -> Workload {
@@ -20,7 +20,7 @@ pub const TIMES: Times = Times { warm: Duration::from_millis(500), counted: Dura
 
 /// Rounds of one workload: who, which figure, and its value in each; `None` is a void round.
 pub fn measured(name: &str, rounds: &[(Subject, &'static str, &[Option<f64>])]) -> Results {
-    let mut results = Results::new(Machine { load_before: "0.10".into(), ..Machine::default() }, false);
+    let mut results = Results::new(Machine::default(), false);
     add(&mut results, name, rounds);
     results
 }
@@ -52,6 +52,13 @@ fn the_fields_behind_a_process_name_are_found_whatever_it_is_called() {
     assert_eq!(fields[1], 1, "its parent");
     assert_eq!(fields[11..13], [250, 50], "its ticks in user space and in the kernel");
     assert_eq!(stat("no process"), None);
+}
+
+#[test]
+fn the_machine_is_busy_with_all_but_waiting_and_counts_guests_once() {
+    // user nice system idle iowait irq softirq steal guest guest_nice
+    assert_eq!(busy_us("cpu  1 2 4 1000 1000 8 16 32 1000 1000\ncpu0 9 9 9 9\n"), 630_000.0);
+    assert_eq!(busy_us(""), 0.0);
 }
 
 #[test]
