@@ -11,12 +11,10 @@ use crate::figures::workload_of;
 use crate::rig::agent::{Route, trusting};
 use crate::rig::load::{Load, Requests, Tally};
 use crate::rig::message;
-use crate::rig::round::{Bench, Times};
-use crate::rig::subject::{Programs, Subject};
+use crate::rig::round::Bench;
+use crate::rig::subject::Programs;
 use crate::rig::upstream::{INJECTED, Upstream};
 use crate::rig::workload::{Protocol, Shape, Workload};
-
-const TIMES: Times = Times { warm: Duration::from_millis(100), counted: Duration::from_millis(300) };
 
 async fn bench() -> Bench {
     let epoch = Instant::now();
@@ -39,13 +37,17 @@ fn route(bench: &Bench, address: SocketAddr) -> Route {
 async fn calls_and_streams_without_a_proxy_are_counted_and_none_fails() {
     let bench = bench().await;
     for name in ["small-h1", "answer-64k", "request-1m", "fresh", "sse-10x100"] {
-        let figures =
-            bench.round(Subject::Direct, &workload_of(name), TIMES).await.unwrap_or_else(|why| panic!("{name}: {why}"));
-        assert!(figures["counted"] > 0.0, "{name}: {figures:?}");
-        assert!(
-            figures["p50_us"] <= figures["p99_us"] && figures["p99_us"] <= figures["max_us"],
-            "{name}: {figures:?}"
-        );
+        let workload = workload_of(name);
+        bench.upstream.prepare(&workload, Duration::from_millis(10));
+        let requests = Requests::new(&workload, &["/mcp/0".to_owned()], "localhost", Some(INJECTED));
+        let direct = route(&bench, bench.upstream.address(Protocol::H1));
+        let load = Load::start(&workload, direct, requests, bench.epoch).await;
+        load.count();
+        until(|| load.counted() >= 20).await;
+        let tally = load.stop().await;
+        assert_eq!(bench.verdict(&workload, &tally, 20), Ok(()), "{name}");
+        let [least, middle, most] = [0.0, 50.0, 100.0].map(|percent| tally.delay_us(percent));
+        assert!(0.0 < least && least <= middle && middle <= most, "{name}: {least} {middle} {most}");
     }
 }
 
