@@ -126,7 +126,11 @@ pub fn chosen<T>(names: &[String], all: Vec<T>, name: impl Fn(&T) -> &'static st
 /// What a plan is: each workload with who is measured, how often and how long.
 pub fn listing(plan: &Plan) -> String {
     let one = |workload: &Workload| {
-        let cast: Vec<&str> = plan.cast(workload).iter().map(|subject| subject.name()).collect();
+        let name = |subject: &Subject| match subject.rounds(plan.rounds(workload)) {
+            own if own < plan.rounds(workload) => format!("{} ({own})", subject.name()),
+            _ => subject.name().to_owned(),
+        };
+        let cast: Vec<String> = plan.cast(workload).iter().map(name).collect();
         let (rounds, seconds) = (plan.rounds(workload), plan.times(workload).counted.as_secs_f64());
         let often = if rounds == 1 { "one round".to_owned() } else { format!("{rounds} rounds") };
         format!("{:<14} {}\n{:14} {often} of {seconds} s: {}\n", workload.name, workload.about, "", cast.join(", "))

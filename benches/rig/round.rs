@@ -16,7 +16,7 @@ use super::proxy::{Proxy, free_port, last_words};
 use super::subject::{Job, Programs, Subject, path};
 use super::swarm;
 use super::upstream::{INJECTED, Seen, Upstream};
-use super::usage::{Usage, machine_us};
+use super::usage::{Usage, machine_us, tree};
 use super::workload::{Agent, Shape, Workload};
 
 /// What one round gave, each by its name.
@@ -162,9 +162,12 @@ impl Bench {
         pid: Option<u32>,
         times: Times,
     ) -> Result<Figures, String> {
-        let look = || pid.map(Usage::of).unwrap_or_default();
-        let rig = || Usage::alone(std::process::id());
         sleep(Duration::from_millis(200)).await;
+        // Found before the load begins, which would have to wait for that.
+        let processes = || pid.map(tree).unwrap_or_default();
+        let found = processes();
+        let look = || Usage::of(&found);
+        let rig = || Usage::of(&[std::process::id()]);
         let idle = look();
         let load = Load::start(job.workload, route, self.requests(subject, job), self.epoch).await;
         self.warm(job.workload, times.warm).await;
@@ -178,6 +181,9 @@ impl Bench {
         let cpu_us = after.cpu_us_since(&before);
         let tally = load.stop().await;
         self.verdict(job.workload, &tally, counted)?;
+        if processes() != found {
+            return Err("it started or ended processes while it was measured".to_owned());
+        }
         kept_up(job.workload.shape, counted, elapsed)?;
 
         let mut figures = Figures::from([("dialled", connections)]);
@@ -200,9 +206,9 @@ impl Bench {
             if counted > 0 {
                 figures.insert("cpu_us", cpu_us / counted as f64);
             }
-            if let Shape::Streams { count: held, .. } | Shape::Idle { connections: held } = job.workload.shape {
+            if let Shape::Streams { .. } | Shape::Idle { .. } = job.workload.shape {
                 let grown = after.resident_kib as f64 - idle.resident_kib as f64;
-                figures.insert("kib_each", grown / held as f64);
+                figures.insert("kib_each", grown / job.workload.held() as f64);
             }
         }
         Ok(figures)

@@ -153,6 +153,7 @@ impl Job<'_> {
             .replace("@DIR@", &self.directory.display().to_string())
             .replace("@CA@", &self.file("ca.pem"))
             .replace("@ALPN@", alpn)
+            .replace("@CONNECTIONS@", &(512 + 2 * self.workload.held()).to_string())
             .replace("@ENVOY_PROTOCOL@", envoy)
             .replace("@CREDENTIAL@", INJECTED);
         fs::write(self.directory.join(name), text).expect("the directory is ours");

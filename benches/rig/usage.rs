@@ -17,21 +17,16 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Of this process and all below it.
-    pub fn of(root: u32) -> Self {
+    /// Of these processes together. To look at them takes much less time than to find them.
+    pub fn of(processes: &[u32]) -> Self {
         let mut sum = Self::default();
-        for one in tree(root).into_iter().filter_map(one) {
+        for one in processes.iter().copied().filter_map(one) {
             sum.threads.extend(one.threads);
             sum.ticks_us += one.ticks_us;
             sum.resident_kib += one.resident_kib;
             sum.peak_kib += one.peak_kib;
         }
         sum
-    }
-
-    /// Of this process without those below it.
-    pub fn alone(pid: u32) -> Self {
-        one(pid).unwrap_or_default()
     }
 
     /// Processor time since an earlier look, in microseconds. To the nanosecond, unless a thread has ended meanwhile,
@@ -95,7 +90,8 @@ fn scheduled(pid: u32) -> BTreeMap<u32, u64> {
     threads.filter_map(time).collect()
 }
 
-fn tree(root: u32) -> Vec<u32> {
+/// A process and all below it.
+pub fn tree(root: u32) -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("/proc can be read").filter_map(Result::ok);
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parents: Vec<(u32, u64)> = pids.filter_map(|pid| Some((pid, *stat_of(pid)?.get(1)?))).collect();

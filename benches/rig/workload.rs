@@ -214,6 +214,18 @@ impl Workload {
         matches!(self.shape, Shape::Closed { .. } | Shape::Fresh { .. })
     }
 
+    /// How many agent connections there are at once.
+    pub fn held(&self) -> usize {
+        match self.shape {
+            Shape::Closed { connections } | Shape::Open { connections, .. } | Shape::Idle { connections } => {
+                connections
+            }
+            Shape::Fresh { agents } => agents,
+            Shape::Streams { count, .. } => count,
+            Shape::Broker { .. } => 0,
+        }
+    }
+
     /// How many streams there are, and how many events a second they have together.
     pub fn streams(&self) -> Option<(usize, usize)> {
         let Shape::Streams { count, every } = self.shape else { return None };

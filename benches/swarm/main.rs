@@ -20,7 +20,7 @@ mod fleet;
 
 /// What a process has used.
 #[path = "../rig/usage.rs"]
-#[expect(dead_code, reason = "the rig looks at itself too")]
+#[expect(dead_code, reason = "the rig looks at more")]
 mod usage;
 
 /// What tests/suite is built from.
@@ -162,17 +162,17 @@ async fn measure(size: usize, args: &Args) -> Figures {
     let mut fleet = Fleet::new(&broker, size).await;
     broker.ready().await;
     let pid = broker.process().pid();
-    let empty = Usage::of(pid);
+    let empty = Usage::of(&[pid]);
 
     let begun = Instant::now();
     fleet.start(&broker);
     fleet.until_generation(1).await;
-    let (held, holding) = (begun.elapsed(), Usage::of(pid));
+    let (held, holding) = (begun.elapsed(), Usage::of(&[pid]));
     let quiet = Duration::from_secs_f64(args.quiet);
     eprintln!("{size} sidecars: all hold their values after {held:.2?}; quiet for {quiet:?}");
 
     tokio::time::sleep(quiet).await;
-    let rested = Usage::of(pid);
+    let rested = Usage::of(&[pid]);
 
     let begun = Instant::now();
     fleet.rotate().await;

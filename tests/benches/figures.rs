@@ -9,7 +9,7 @@ use crate::rig::round::{Figures, Times, kept_up};
 use crate::rig::subject::Subject;
 use crate::rig::swarm;
 use crate::rig::targets::{self, Of, Target};
-use crate::rig::usage::{Usage, busy_us, kib, stat};
+use crate::rig::usage::{Usage, busy_us, kib, stat, tree};
 use crate::rig::workload::{self, Shape, Workload};
 
 pub fn workload_of(name: &str) -> Workload {
@@ -99,10 +99,10 @@ fn the_kernel_is_asked_for_a_process_and_all_below_it() {
     let shell = Command::new("sh").args(["-c", "cat; :"]).stdin(Stdio::piped()).spawn().expect("a shell is there");
     let family = Family(shell);
     let pid = family.0.id();
-    while Usage::of(pid).threads.len() < 2 {
+    while Usage::of(&tree(pid)).threads.len() < 2 {
         std::thread::yield_now();
     }
-    let (all, alone) = (Usage::of(pid), Usage::alone(pid));
+    let (all, alone) = (Usage::of(&tree(pid)), Usage::of(&[pid]));
     assert_eq!(alone.threads.len(), 1);
     assert!(all.resident_kib > alone.resident_kib, "{all:?} {alone:?}");
     assert!(all.peak_kib >= all.resident_kib, "{all:?}");
@@ -110,12 +110,12 @@ fn the_kernel_is_asked_for_a_process_and_all_below_it() {
 
 #[test]
 fn the_kernel_counts_what_a_process_does() {
-    let before = Usage::alone(std::process::id());
+    let before = Usage::of(&[std::process::id()]);
     let mut work = 0_u64;
-    while Usage::alone(std::process::id()).cpu_us_since(&before) < 20_000.0 {
+    while Usage::of(&[std::process::id()]).cpu_us_since(&before) < 20_000.0 {
         (0..100_000).for_each(|number| work = std::hint::black_box(work.wrapping_add(number)));
     }
-    let after = Usage::alone(std::process::id());
+    let after = Usage::of(&[std::process::id()]);
     assert!(after.resident_kib > 0 && !after.threads.is_empty(), "{after:?}");
 }
 
