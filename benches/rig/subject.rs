@@ -153,6 +153,7 @@ impl Job<'_> {
             .replace("@DIR@", &self.directory.display().to_string())
             .replace("@CA@", &self.file("ca.pem"))
             .replace("@ALPN@", alpn)
+            .replace("@BUFFER@", if self.workload.answer > 4096 { "16" } else { "4" })
             .replace("@CONNECTIONS@", &(512 + 2 * self.workload.held()).to_string())
             .replace("@ENVOY_PROTOCOL@", envoy)
             .replace("@CREDENTIAL@", INJECTED);
