@@ -111,7 +111,7 @@ async fn count(args: &Args) -> Result<BTreeMap<String, u64>, String> {
     let epoch = Instant::now();
     let program = Program { path: args.postern.clone(), libraries: String::new() };
     let programs = Programs::from([(Subject::Postern, program)]);
-    let bench = Bench { upstream: Upstream::start(epoch).await, programs, epoch, core: 0 };
+    let bench = Bench { upstream: Upstream::start(epoch).await, programs, epoch, core: 0, swarm: None };
     let mut counts = BTreeMap::new();
     for workload in workload::all().iter().filter(|workload| COUNTED.contains(&workload.name)) {
         let (few, many) = if workload.request > 100_000 { (4, 24) } else { (50, 250) };

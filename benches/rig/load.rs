@@ -14,8 +14,8 @@ use super::agent::{Connection, Route};
 use super::message;
 use super::workload::{Shape, Workload};
 
-/// How long a thousand streams or connections may take to open.
-const OPENING: Duration = Duration::from_secs(60);
+/// How long all streams or connections may take to open.
+const OPENING: Duration = Duration::from_secs(120);
 
 /// What agents send, one request for each server in turn.
 pub struct Requests {
@@ -108,6 +108,7 @@ impl Load {
             Shape::Fresh { agents } => (0..agents).for_each(|n| drop(load.tasks.spawn(scene.clone().fresh(n)))),
             Shape::Streams { count, .. } => load.hold(count, |opened| scene.clone().stream(opened)).await,
             Shape::Idle { connections } => load.hold(connections, |opened| scene.clone().idle(opened)).await,
+            Shape::Broker { .. } => {}
         }
         load
     }

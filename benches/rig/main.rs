@@ -8,20 +8,23 @@
 #![expect(clippy::disallowed_methods, reason = "the rig starts tasks and reads clocks of its own")]
 #![expect(unreachable_pub, reason = "one binary: pub means that every part may use it")]
 
-mod agent;
+pub(crate) mod agent;
 mod guard;
-mod load;
-mod message;
-mod plot;
+pub(crate) mod load;
+pub(crate) mod message;
+pub(crate) mod plan;
+pub(crate) mod plot;
 mod proxy;
-mod report;
-mod round;
+pub(crate) mod report;
+pub(crate) mod round;
 mod splice;
-mod subject;
-mod table;
-mod upstream;
-mod usage;
-mod workload;
+pub(crate) mod subject;
+pub(crate) mod swarm;
+pub(crate) mod table;
+pub(crate) mod targets;
+pub(crate) mod upstream;
+pub(crate) mod usage;
+pub(crate) mod workload;
 
 /// What tests/suite makes its authorities with.
 #[path = "../../tests/suite/support/certificates.rs"]
@@ -29,59 +32,17 @@ mod workload;
 mod certificates;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
 
+use plan::{Args, Plan};
 use report::{Machine, Results};
-use round::{Bench, Times};
-use subject::{Program, Programs, Subject};
+use round::Bench;
+use subject::{ALL, Program, Programs, Subject};
 use upstream::Upstream;
-use workload::Workload;
-
-/// Measures Postern and proxies that do the same job, in interleaved rounds.
-#[derive(Parser)]
-#[command(name = "benches/run")]
-struct Args {
-    /// A smoke run of seconds: it shows that the rig works, and proves nothing about speed
-    #[arg(long)]
-    quick: bool,
-    /// Workloads, by name, parted by commas; all if not given
-    #[arg(long, value_delimiter = ',')]
-    workloads: Vec<String>,
-    /// Who is measured, likewise: postern, nginx, haproxy, envoy, mitmproxy, splice, direct
-    #[arg(long, value_delimiter = ',')]
-    subjects: Vec<String>,
-    /// How many times each is measured
-    #[arg(long, default_value_t = 7)]
-    rounds: usize,
-    /// How long a round counts
-    #[arg(long, default_value_t = 4.0)]
-    seconds: f64,
-    /// How long a round runs before it counts
-    #[arg(long, default_value_t = 1.0)]
-    warm: f64,
-    /// Where performance.md, .json and .svg go
-    #[arg(long, default_value = "target/bench")]
-    out: PathBuf,
-    /// Names the workloads and ends
-    #[arg(long)]
-    list: bool,
-    /// Postern's binary; set by benches/run
-    #[arg(long, hide = true)]
-    postern: Option<PathBuf>,
-    /// What benches/peers/setup printed; set by benches/run
-    #[arg(long, hide = true)]
-    peers: Option<PathBuf>,
-    /// The proxy's core; set by benches/run
-    #[arg(long, hide = true, default_value_t = 1)]
-    core: usize,
-    /// What is said of the machine and the run; set by benches/run
-    #[arg(long, hide = true, default_value = "")]
-    told: String,
-}
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -107,12 +68,13 @@ fn main() -> ExitCode {
         };
     }
     let args = Args::parse_from([String::from("benches/run")].into_iter().chain(words));
-    if args.list {
-        workload::all().iter().for_each(|workload| println!("{:<14} {}", workload.name, workload.about));
-        return ExitCode::SUCCESS;
-    }
-    match run(&args) {
-        Ok(results) => results.code(),
+    let done = match (&args.from, args.list) {
+        (_, true) => Plan::of(&args).map(|plan| println!("{}", plan::listing(&plan))).map(|()| ExitCode::SUCCESS),
+        (Some(file), _) => again(file, &args.out).map(|()| ExitCode::SUCCESS),
+        (None, _) => run(&args).map(|results| results.code()),
+    };
+    match done {
+        Ok(code) => code,
         Err(why) => {
             eprintln!("benches/run: {why}");
             ExitCode::FAILURE
@@ -124,8 +86,8 @@ fn run(args: &Args) -> Result<Results, String> {
     if args.quick && args.out.ends_with("docs") {
         return Err("a quick run proves nothing about speed, and does not go into docs".to_owned());
     }
-    let workloads = chosen(&args.workloads, workload::all(), |workload| workload.name)?;
-    let subjects = chosen(&args.subjects, subject::ALL.to_vec(), |subject| subject.name())?;
+    let begun = Instant::now();
+    let plan = Plan::of(args)?;
     let setup = args.peers.as_ref().map(fs::read_to_string).transpose();
     let mut programs = subject::programs(&setup.map_err(|error| error.to_string())?.unwrap_or_default());
     if let Some(path) = &args.postern {
@@ -134,59 +96,64 @@ fn run(args: &Args) -> Result<Results, String> {
     let mut machine = Machine::new(&args.told, &programs);
     let there =
         |subject: &Subject| matches!(subject, Subject::Splice | Subject::Direct) || programs.contains_key(subject);
-    let (subjects, missing): (Vec<_>, Vec<_>) = subjects.into_iter().partition(there);
-    machine.missing = missing.iter().map(|subject| subject.name()).collect();
-    let plan = Plan { workloads, subjects, rounds: if args.quick { 1 } else { args.rounds }, times: times(args) };
+    let wanted = |subject: &Subject| plan.workloads.iter().any(|workload| plan.cast(workload).contains(subject));
+    let missing = ALL.iter().filter(|subject| wanted(subject) && !there(subject));
+    machine.missing = missing.map(|subject| subject.name().to_owned()).collect();
 
-    let results = measure(&plan, programs, args, machine)?;
-    fs::create_dir_all(&args.out).map_err(|error| format!("{}: {error}", args.out.display()))?;
-    for (ending, text) in [("json", results.json()), ("md", table::page(&results)), ("svg", plot::draw(&results))] {
-        let file = args.out.join(format!("performance.{ending}"));
-        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
-    }
-    println!("{}", table::page(&results));
-    eprintln!("written to {}", args.out.display());
+    eprintln!("it takes about {:.0} minutes", plan.estimate().as_secs_f64() / 60.0);
+    let mut results = measure(&plan, programs, args, machine)?;
+    results.machine.seconds = begun.elapsed().as_secs_f64();
+    write(&results, &args.out, true)?;
     Ok(results)
 }
 
-/// What is measured, how often and how long.
-struct Plan {
-    workloads: Vec<Workload>,
-    subjects: Vec<Subject>,
-    rounds: usize,
-    times: Times,
+/// The page of an earlier run.
+fn again(file: &Path, out: &Path) -> Result<(), String> {
+    let named = |why: String| format!("{}: {why}", file.display());
+    let text = fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
+    let results = Results::read(&text).map_err(named)?;
+    write(&results, out, false)
 }
 
-fn times(args: &Args) -> Times {
-    let (warm, counted) = if args.quick { (0.2, 0.5) } else { (args.warm, args.seconds) };
-    Times { warm: Duration::from_secs_f64(warm), counted: Duration::from_secs_f64(counted) }
-}
-
-/// Those of a list that were asked for by name, in the order of the list.
-fn chosen<T>(names: &[String], all: Vec<T>, name: impl Fn(&T) -> &'static str) -> Result<Vec<T>, String> {
-    if let Some(unknown) = names.iter().find(|asked| !all.iter().any(|one| name(one) == **asked)) {
-        let known: Vec<&str> = all.iter().map(&name).collect();
-        return Err(format!("there is no {unknown}; there are {}", known.join(", ")));
+fn write(results: &Results, out: &Path, measured: bool) -> Result<(), String> {
+    fs::create_dir_all(out).map_err(|error| format!("{}: {error}", out.display()))?;
+    let mut files = vec![
+        ("performance.md", table::page(results)),
+        ("performance.svg", plot::bars(results)),
+        ("performance-course.svg", plot::courses(results)),
+    ];
+    if measured {
+        files.push(("performance.json", results.json()));
+        println!("{}", table::page(results));
     }
-    Ok(all.into_iter().filter(|one| names.is_empty() || names.iter().any(|asked| asked == name(one))).collect())
+    for (name, text) in files {
+        let file = out.join(name);
+        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    eprintln!("written to {}", out.display());
+    Ok(())
 }
 
 fn measure(plan: &Plan, programs: Programs, args: &Args, machine: Machine) -> Result<Results, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let missing = machine.missing.clone();
     runtime.map_err(|error| error.to_string())?.block_on(async {
         let epoch = Instant::now();
-        let bench = Bench { upstream: Upstream::start(epoch).await, programs, epoch, core: args.core };
-        let mut results = Results::new(machine, args.quick, plan.rounds, plan.times);
+        let upstream = Upstream::start(epoch).await;
+        let bench = Bench { upstream, programs, epoch, core: args.core, swarm: args.swarm.clone() };
+        let mut results = Results::new(machine, args.quick);
         for workload in &plan.workloads {
-            for round in 0..plan.rounds {
-                for subject in plan.subjects.iter().filter(|subject| subject.unfit(workload).is_none()) {
-                    let figures = bench.round(*subject, workload, plan.times).await;
+            let (rounds, times, mut cast) = (plan.rounds(workload), plan.times(workload), plan.cast(workload));
+            cast.retain(|subject| !missing.iter().any(|missing| missing == subject.name()));
+            for round in 0..rounds {
+                for subject in cast.iter().filter(|subject| round < subject.rounds(rounds)) {
+                    let figures = bench.round(*subject, workload, times).await;
                     let told = match &figures {
                         Ok(figures) => report::line(figures),
                         Err(why) => format!("VOID: {why}"),
                     };
-                    eprintln!("{} {}/{} {}: {told}", workload.name, round + 1, plan.rounds, subject.name());
-                    results.add(workload, *subject, figures);
+                    eprintln!("{} {}/{rounds} {}: {told}", workload.name, round + 1, subject.name());
+                    results.add(workload, times, *subject, figures);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,41 @@ use super::agent::{Route, trusting};
 use super::load::{Load, Requests, Tally};
 use super::proxy::{Proxy, free_port, last_words};
 use super::subject::{Job, Programs, Subject, path};
-use super::upstream::{INJECTED, Upstream};
-use super::usage::Usage;
+use super::swarm;
+use super::upstream::{INJECTED, Seen, Upstream};
+use super::usage::{Usage, machine_us, tree};
 use super::workload::{Agent, Shape, Workload};
 
 /// What one round gave, each by its name.
 pub type Figures = BTreeMap<&'static str, f64>;
+
+/// All figures there are.
+pub const FIGURES: [&str; 24] = [
+    "counted",
+    "per_second",
+    "p50_us",
+    "p99_us",
+    "p999_us",
+    "max_us",
+    "cpu_us",
+    "core_percent",
+    "rig_percent",
+    "others_percent",
+    "dialled",
+    "idle_mib",
+    "resident_mib",
+    "peak_mib",
+    "kib_each",
+    "ready_ms",
+    "held_ms",
+    "held_cpu_us",
+    "rest_cpu_us",
+    "rotated_half_ms",
+    "rotated_most_ms",
+    "rotated_ms",
+    "back_ms",
+    "sidecars",
+];
 
 /// How long each part takes.
 #[derive(Debug, Clone, Copy)]
@@ -34,23 +64,31 @@ pub struct Bench {
     pub epoch: Instant,
     /// The core that the proxy has for itself.
     pub core: usize,
+    /// The program of benches/swarm, where a broker is measured.
+    pub swarm: Option<PathBuf>,
 }
 
 /// How long a proxy may take to serve its first call.
 const STARTING: Duration = Duration::from_secs(30);
+/// Of what is due, so much has to be done in an open loop: less means that what waits grows and grows.
+const KEPT_UP: f64 = 0.98;
+
 impl Bench {
     /// Makes one round; in words why it does not count, if so.
     pub async fn round(&self, subject: Subject, workload: &Workload, times: Times) -> Result<Figures, String> {
+        let program = self.programs.get(&subject);
+        if let Shape::Broker { sidecars } = workload.shape {
+            return swarm::round(self.swarm.as_deref(), program, sidecars, self.core, times.counted);
+        }
         let directory = TempDir::new().expect("a temporary directory can be made");
         let (listen, upstream) = (free_port(), self.upstream.address(workload.protocol).port());
-        let program = self.programs.get(&subject);
         let ca_pem = &self.upstream.ca_pem;
         let job = Job { workload, directory: directory.path(), listen, upstream, ca_pem, program };
         let every = if let Shape::Streams { every, .. } = workload.shape { every } else { Duration::from_secs(1) };
         self.upstream.prepare(workload, every);
 
-        let begun = Instant::now();
         let command = job.command(subject);
+        let begun = Instant::now();
         let mut proxy = command.map(|command| Proxy::start(&command, program, self.core, directory.path()));
         let route = self.served(subject, &job, proxy.as_mut()).await?;
         let ready = begun.elapsed();
@@ -124,53 +162,76 @@ impl Bench {
         pid: Option<u32>,
         times: Times,
     ) -> Result<Figures, String> {
-        let look = || pid.map(Usage::of).unwrap_or_default();
         sleep(Duration::from_millis(200)).await;
+        // Found before the load begins, which would have to wait for that.
+        let processes = || pid.map(tree).unwrap_or_default();
+        let found = processes();
+        let look = || Usage::of(&found);
+        let rig = || Usage::of(&[std::process::id()]);
         let idle = look();
         let load = Load::start(job.workload, route, self.requests(subject, job), self.epoch).await;
         self.warm(job.workload, times.warm).await;
         load.count();
         let dialled = || self.upstream.seen().connections.load(Ordering::Relaxed) as f64;
-        let (before, connections, begun) = (look(), dialled(), Instant::now());
+        let (before, own, connections, begun) = (look(), rig(), dialled(), Instant::now());
+        let machine = machine_us();
         sleep(times.counted).await;
         let (after, counted, elapsed) = (look(), load.counted(), begun.elapsed());
-        let connections = dialled() - connections;
+        let (own, connections, machine) = (rig().cpu_us_since(&own), dialled() - connections, machine_us() - machine);
+        let cpu_us = after.cpu_us_since(&before);
         let tally = load.stop().await;
         self.verdict(job.workload, &tally, counted)?;
+        if processes() != found {
+            return Err("it started or ended processes while it was measured".to_owned());
+        }
+        kept_up(job.workload.shape, counted, elapsed)?;
 
         let mut figures = Figures::from([("dialled", connections)]);
-        let cpu_us = after.cpu_us - before.cpu_us;
+        let percent = |time: f64| time / elapsed.as_micros() as f64 * 100.0;
+        figures.insert("rig_percent", percent(own));
+        figures.insert("others_percent", percent((machine - own - cpu_us).max(0.0)));
         if counted > 0 {
             figures.insert("counted", counted as f64);
             figures.insert("per_second", counted as f64 / elapsed.as_secs_f64());
             figures.insert("p50_us", tally.delay_us(50.0));
             figures.insert("p99_us", tally.delay_us(99.0));
             figures.insert("p999_us", tally.delay_us(99.9));
+            figures.insert("max_us", tally.delay_us(100.0));
         }
         if pid.is_some() {
-            figures.insert("core_percent", cpu_us / elapsed.as_micros() as f64 * 100.0);
+            figures.insert("core_percent", percent(cpu_us));
             figures.insert("idle_mib", idle.resident_kib as f64 / 1024.0);
             figures.insert("resident_mib", after.resident_kib as f64 / 1024.0);
             figures.insert("peak_mib", after.peak_kib as f64 / 1024.0);
             if counted > 0 {
                 figures.insert("cpu_us", cpu_us / counted as f64);
             }
-            if let Shape::Streams { count: held, .. } | Shape::Idle { connections: held } = job.workload.shape {
+            if let Shape::Streams { .. } | Shape::Idle { .. } = job.workload.shape {
                 let grown = after.resident_kib as f64 - idle.resident_kib as f64;
-                figures.insert("kib_each", grown / held as f64);
+                figures.insert("kib_each", grown / job.workload.held() as f64);
             }
         }
         Ok(figures)
     }
 
-    /// Lets the load run until what is opened once is open.
+    /// Lets the load run until what is opened once is open. With many servers that takes as long as new connections
+    /// still come to the upstream.
     async fn warm(&self, workload: &Workload, least: Duration) {
         sleep(least).await;
-        let calls = workload.bindings as u64 * 4;
-        // Bounded: a proxy that serves nothing is found out afterwards.
+        if workload.bindings == 1 {
+            return;
+        }
+        let Seen { requests, connections, .. } = self.upstream.seen();
+        let seen = || (requests.load(Ordering::Relaxed), connections.load(Ordering::Relaxed));
+        // Bounded: a proxy that serves nothing, or keeps nothing, is found out afterwards.
         let begun = Instant::now();
-        while self.upstream.seen().requests.load(Ordering::Relaxed) < calls && begun.elapsed() < STARTING {
-            sleep(Duration::from_millis(20)).await;
+        while begun.elapsed() < STARTING {
+            let before = seen();
+            sleep(Duration::from_millis(200)).await;
+            let (asked, opened) = (seen().0 - before.0, seen().1 - before.1);
+            if seen().0 >= workload.bindings as u64 * 4 && opened * 500 <= asked {
+                return;
+            }
         }
     }
 
@@ -199,4 +260,14 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// In an open loop what is due is done, or it is no open loop.
+pub fn kept_up(shape: Shape, counted: u64, elapsed: Duration) -> Result<(), String> {
+    let Shape::Open { per_second, .. } = shape else { return Ok(()) };
+    let done = counted as f64 / elapsed.as_secs_f64();
+    if done < f64::from(per_second) * KEPT_UP {
+        return Err(format!("it kept up with {done:.0} of {per_second} requests/s"));
+    }
+    Ok(())
 }

@@ -48,11 +48,17 @@ impl Subject {
         }
     }
 
-    /// Why it does not take part in a workload.
+    /// How many of so many rounds it takes part in. A hundred times slower is seen in one.
+    pub fn rounds(self, rounds: usize) -> usize {
+        if self == Self::Mitmproxy { rounds.min(1) } else { rounds }
+    }
+
+    /// Why it cannot take part in a workload.
     pub fn unfit(self, workload: &Workload) -> Option<&'static str> {
         let bare = self.is_bare();
         match (self, workload.agent, workload.protocol, workload.shape) {
             (Self::Postern, ..) => None,
+            (.., Shape::Broker { .. }) => Some("it is about Postern's broker"),
             _ if workload.is_curve() => Some("it is about Postern's bindings"),
             (Self::Mitmproxy, Agent::Captured, ..) => None,
             (_, Agent::Captured, ..) => Some("it does not end the agent's TLS by an authority of its own"),
@@ -99,14 +105,15 @@ pub fn programs(setup: &str) -> Programs {
     found
 }
 
-/// What a program says of its version.
-pub fn version(subject: Subject, program: &Program) -> String {
+/// What a program says of its version; nothing, where it does not run.
+pub fn version(subject: Subject, program: &Program) -> Option<String> {
     let flag = if matches!(subject, Subject::Nginx | Subject::Haproxy) { "-v" } else { "--version" };
-    let output = Command::new(&program.path).arg(flag).env("LD_LIBRARY_PATH", &program.libraries).output();
-    let output = output.expect("the program runs");
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    // The first word that begins as a version does: around it are paths, hashes and addresses.
+    let output = Command::new(&program.path).arg(flag).env("LD_LIBRARY_PATH", &program.libraries).output().ok()?;
+    Some(version_in(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat())))
+}
+
+/// The first word that begins as a version does: around it are paths, hashes and addresses.
+pub fn version_in(text: &str) -> String {
     let words = text.split([' ', '/', '\n']);
     let is_version =
         |word: &&str| word.split('.').take(2).all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
@@ -146,6 +153,8 @@ impl Job<'_> {
             .replace("@DIR@", &self.directory.display().to_string())
             .replace("@CA@", &self.file("ca.pem"))
             .replace("@ALPN@", alpn)
+            .replace("@BUFFER@", if self.workload.answer > 4096 { "16" } else { "4" })
+            .replace("@CONNECTIONS@", &(512 + 2 * self.workload.held()).to_string())
             .replace("@ENVOY_PROTOCOL@", envoy)
             .replace("@CREDENTIAL@", INJECTED);
         fs::write(self.directory.join(name), text).expect("the directory is ours");

@@ -1,6 +1,7 @@
 //! `postern broker` as a process, with the rights of its manifest, between the API server and sidecars.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,13 +29,15 @@ const SECRET: &str = "postern-broker-ca";
 
 /// A broker to be deployed.
 pub struct Deployment {
+    pub program: PathBuf,
     pub without: Option<Right>,
     pub arguments: Vec<String>,
 }
 
 impl Default for Deployment {
     fn default() -> Self {
-        Self { without: None, arguments: vec!["--log-level=trace".into(), "--heartbeat=1s".into()] }
+        let arguments = vec!["--log-level=trace".into(), "--heartbeat=1s".into()];
+        Self { program: env!("CARGO_BIN_EXE_postern").into(), without: None, arguments }
     }
 }
 
@@ -66,6 +69,7 @@ impl Deployment {
             server,
             namespace,
             road,
+            program: self.program,
             arguments: self.arguments,
             directory,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -83,6 +87,7 @@ pub struct Deployed {
     pub namespace: String,
     /// Between it and the API server.
     pub road: Road,
+    program: PathBuf,
     arguments: Vec<String>,
     directory: TempDir,
     address: SocketAddr,
@@ -98,7 +103,7 @@ impl Deployed {
 
     /// Runs it, where it listened before if it ever did.
     pub async fn run(&mut self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+        let mut command = Command::new(&self.program);
         command.env_clear().args(["broker", "--extra-name=localhost"]);
         command.arg("--kubeconfig").arg(self.directory.path().join("kubeconfig"));
         command.args(["--namespace", &self.namespace, "--ca-config-map", SECRET]);
