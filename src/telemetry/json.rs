@@ -38,7 +38,7 @@ pub(super) fn number(out: &mut Vec<u8>, mut number: u64) {
 
 /// A time in milliseconds: as short as it is exact to the microsecond, with at least one digit after the point.
 pub(super) fn milliseconds(out: &mut Vec<u8>, time: Duration) {
-    let micros = u64::try_from(time.as_nanos().saturating_add(500) / 1000).unwrap_or(u64::MAX);
+    let micros = time.as_secs().saturating_mul(1_000_000).saturating_add((u64::from(time.subsec_nanos()) + 500) / 1000);
     number(out, micros / 1000);
     out.extend_from_slice(&[b'.', last_digit(micros / 100)]);
     if !micros.is_multiple_of(100) {
@@ -59,10 +59,32 @@ fn is_plain(byte: u8) -> bool {
     (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\'
 }
 
+/// Whether all of it may stay as it is: nearly every text, hence looked at by eights.
+fn is_all_plain(bytes: &[u8]) -> bool {
+    let (eights, _) = bytes.as_chunks::<8>();
+    match (bytes.last_chunk::<8>(), bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        // The last eight and the one before it may overlap; so may the two fours.
+        (Some(last), ..) => eights.iter().chain([last]).all(|eight| are_plain(u64::from_ne_bytes(*eight))),
+        (None, Some(first), Some(last)) => {
+            are_plain(u64::from(u32::from_ne_bytes(*first)) << 32 | u64::from(u32::from_ne_bytes(*last)))
+        }
+        _ => bytes.iter().all(|byte| is_plain(*byte)),
+    }
+}
+
+/// Whether each of eight bytes is plain: the highest bit of each tells.
+fn are_plain(eight: u64) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGHEST: u64 = ONES << 7;
+    let below = |eight: u64, least: u64| eight.wrapping_sub(ONES * least) & !eight;
+    let is = |byte: u8| below(eight ^ (ONES * u64::from(byte)), 1);
+    let not = eight | eight.wrapping_add(ONES) | below(eight, 0x20) | is(b'"') | is(b'\\');
+    not & HIGHEST == 0
+}
+
 /// The text as it stands between the quotes of a string.
 fn escaped<W: Write + ?Sized>(out: &mut W, text: &str) -> io::Result<()> {
-    // Nearly every text: looked at without a branch for each byte.
-    if text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
+    if is_all_plain(text.as_bytes()) {
         return out.write_all(text.as_bytes());
     }
     let mut rest = text;
@@ -147,6 +169,19 @@ mod tests {
         for (given, expected) in rows {
             assert_eq!(written(|out| text(out, given)), expected);
         }
+    }
+
+    /// Each character at each place of texts of each length.
+    #[test]
+    fn one_that_is_not_plain_is_found_wherever_it_is() {
+        for (length, place) in (1..26_usize).flat_map(|length| (0..length).map(move |place| (length, place))) {
+            for character in (0..0x250).filter_map(char::from_u32) {
+                let given: String = (0..length).map(|at| if at == place { character } else { '~' }).collect();
+                let plain = matches!(character, ' '..='~') && character != '"' && character != '\\';
+                assert_eq!(is_all_plain(given.as_bytes()), plain, "{given:?}");
+            }
+        }
+        assert!(is_all_plain(b""));
     }
 
     #[test]

@@ -204,7 +204,8 @@ impl Line {
     }
 }
 
-/// One field, if it has a value.
+/// One field, if it has a value. Inlined, so that the key is copied as the few words that it is.
+#[inline(always)]
 fn field<T>(out: &mut Vec<u8>, key: &'static [u8], value: Option<T>, write: impl FnOnce(&mut Vec<u8>, T)) {
     if let Some(value) = value {
         out.extend_from_slice(key);
