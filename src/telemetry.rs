@@ -6,3 +6,6 @@ pub mod exchange;
 pub mod logs;
 pub mod metrics;
 pub mod session;
+
+mod json;
+mod stamp;

@@ -21,6 +21,7 @@ use postern::control::status::{SAYINGS, WriteResult};
 use postern::control::survey::Topic;
 use postern::core::binding::Binding;
 use postern::core::capture::Capture;
+use postern::core::name::ServerName;
 use postern::core::reason::{Fault, Reason};
 use postern::telemetry::metrics::broker::{BrokerMetrics, Followed};
 use postern::telemetry::metrics::controller::ControllerMetrics;
@@ -166,14 +167,15 @@ fn no_page_names_a_reason_in_a_metric_that_does_not_exist() {
 /// Exposes every family, by doing once what each of them counts.
 fn exposition() -> String {
     let metrics = Metrics::new().unwrap();
-    metrics.exchange_ended("s", "m", "o");
-    metrics.refused("s", Reason::NotMcp);
-    metrics.headers_came("s", "m", 1.0);
-    metrics.stream_opened("s", "post");
-    metrics.stream_closed("s", "post", 1.0);
-    metrics.token_stripped("s");
-    metrics.echoes_masked("s", 1);
-    metrics.auth_rejected("s");
+    let server = metrics.server(&ServerName::parse("s").unwrap());
+    metrics.exchange_ended(&server, "m", "o");
+    metrics.refused(&server, Reason::NotMcp);
+    metrics.headers_came(&server, "m", 1.0);
+    metrics.stream_opened(&server, "post");
+    metrics.stream_closed(&server, "post", 1.0);
+    metrics.token_stripped(&server);
+    metrics.echoes_masked(&server, 1);
+    metrics.auth_rejected(&server);
     metrics.upstream_connection("s", 1);
     metrics.dial_failed("s", Reason::UpstreamTls);
     metrics.broker_connected(true);
@@ -237,16 +239,15 @@ fn every_metric_family_has_its_row() {
 /// The access line has no public type; its fields are read from the source.
 #[test]
 fn the_access_line_is_documented_field_by_field() {
-    let source = read("src/telemetry/exchange.rs");
-    let line = source.split("struct Line {").nth(1).and_then(|rest| rest.split("\n}").next()).unwrap();
-    let fields = line.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    let names = fields.filter_map(|line| line.split_once(':').map(|(name, _)| name.to_owned()));
-    let declared: BTreeSet<String> = names.chain(["time".to_owned(), "caller".to_owned()]).collect();
+    let line = read("src/telemetry/exchange/line.rs");
+    let fields = line.split("key!(\"").skip(1).filter_map(|rest| Some(rest.split('"').next()?.to_owned()));
+    let declared: BTreeSet<String> = fields.chain(["time".to_owned()]).collect();
     let page = read("docs/metrics.md");
     let column = |first: &str| tables(&page, first).concat().iter().map(|row| code(cell(row, 0))).collect();
     let documented: BTreeSet<String> = column("field");
     assert_eq!(documented, declared);
 
+    let source = read("src/telemetry/exchange.rs");
     let labels = source.lines().filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("=> \""));
     let outcomes: BTreeSet<String> = labels.filter_map(|(_, rest)| Some(rest.split('"').next()?.to_owned())).collect();
     let documented: BTreeSet<String> = column("outcome");

@@ -23,8 +23,13 @@ impl SessionDigest {
     }
 
     /// Eight hexadecimal digits: enough to follow a session through a log.
-    pub fn short(&self) -> String {
-        self.0.iter().take(4).map(|b| format!("{b:02x}")).collect()
+    pub fn short(&self) -> [u8; 8] {
+        let mut digits = [0; 8];
+        let halves = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        for (digit, half) in digits.iter_mut().zip(halves) {
+            *digit = half + if half < 10 { b'0' } else { b'a' - 10 };
+        }
+        digits
     }
 }
 

@@ -154,7 +154,7 @@ impl Request<'_> {
     ) -> Result<(Incomer, Lease), Refusal> {
         let binding = &plan.route.binding;
         if plan.stripped_query || rewrite::strips_token(&self.head.headers, binding) {
-            self.shared.telemetry.metrics.token_stripped(binding.server.name.as_str());
+            exchange.token_stripped();
         }
         let first = self.send(plan, lease, exchange, patience).await?;
         if !is_rejection(&first) {

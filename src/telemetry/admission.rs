@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::logs::{self, AccessLog};
+use super::json;
+use super::logs::AccessLog;
 use super::metrics::controller::ControllerMetrics;
 use crate::runtime::clock;
 
@@ -124,8 +125,8 @@ impl<'a> Admission<'a> {
         self.line.result = result.as_str();
         self.line.reason = reason;
         self.line.duration_ms = (seconds * 1e6).round() / 1e3;
-        if let Some(text) = logs::json_line(&self.line)
-            && !self.log.log.write(text)
+        if let Some(text) = json::line(&self.line)
+            && !self.log.log.write(&text)
         {
             metrics.admission_line_lost();
         }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::Version;
-use serde::Serialize;
 
-use super::logs::{self, AccessLog};
-use super::metrics::Metrics;
+use self::line::{CallerFields, End, Line};
+use super::logs::AccessLog;
+use super::metrics::{Metrics, ServerSeries};
 use crate::core::capture::{HostPattern, Way};
 use crate::core::decide::Refusal;
 use crate::core::mcp;
@@ -18,6 +18,8 @@ use crate::core::name::{Caller, ServerName};
 use crate::core::reason::Reason;
 use crate::core::session::SessionDigest;
 use crate::runtime::clock;
+
+mod line;
 
 /// Where exchanges report to.
 #[derive(Debug)]
@@ -28,24 +30,10 @@ pub struct Telemetry {
     caller: CallerFields,
 }
 
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct CallerFields {
-    namespace: String,
-    service_account: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pod: Option<String>,
-}
-
 impl Telemetry {
     /// Telemetry of one caller's sidecar.
     pub fn new(metrics: Metrics, log: AccessLog, caller: &Caller) -> Self {
-        let caller = CallerFields {
-            namespace: caller.key.namespace.to_string(),
-            service_account: caller.key.service_account.to_string(),
-            pod: caller.pod.as_ref().map(ToString::to_string),
-        };
-        Self { metrics, log, caller }
+        Self { metrics, log, caller: CallerFields::of(caller) }
     }
 }
 
@@ -98,171 +86,147 @@ impl Outcome {
     }
 }
 
-/// The access line. Only these fields exist; none can hold a value, a query or an argument.
-#[derive(Debug, Default, Serialize)]
-struct Line {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server: Option<String>,
-    http: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    capture: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    protocol: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    passthrough: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rpc_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    masked: Option<u64>,
-    bytes_in: u64,
-    bytes_out: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    headers_ms: Option<f64>,
-    duration_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    secret_version: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    generation: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    traceparent: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Whole<'a> {
-    time: String,
-    caller: &'a CallerFields,
-    #[serde(flatten)]
-    line: &'a Line,
-}
-
-/// The longest text of the agent's that goes into the log.
-const MAX_TEXT: usize = 128;
-
-/// One exchange under way.
+/// One exchange under way: a pointer, since it is handed on from step to step.
 #[derive(Debug)]
-pub struct Exchange {
+pub struct Exchange(Box<Course>);
+
+/// What is known of it.
+#[derive(Debug)]
+struct Course {
     telemetry: Arc<Telemetry>,
     started: Instant,
-    sent: Option<Instant>,
-    line: Line,
+    /// Where it was sent more than once: the last time.
+    sent_again: Option<Instant>,
+    forwarded: bool,
+    /// The upstream's headers came.
+    answered: Option<Instant>,
+    server: Option<Arc<ServerSeries>>,
     stream: Option<(&'static str, Instant)>,
+    line: Line,
     done: bool,
 }
 
 impl Exchange {
-    /// Begins with the request's head; `http` is its method.
+    /// Begins with the request's head, when its body is read; `http` is its method.
     pub fn begin(telemetry: &Arc<Telemetry>, http: &str) -> Self {
-        let line = Line { http: clipped(http), ..Line::default() };
-        Self { telemetry: Arc::clone(telemetry), started: clock::now(), sent: None, line, stream: None, done: false }
+        Self(Box::new(Course {
+            telemetry: Arc::clone(telemetry),
+            started: clock::now(),
+            sent_again: None,
+            forwarded: false,
+            answered: None,
+            server: None,
+            stream: None,
+            line: Line::new(http),
+            done: false,
+        }))
     }
 
     /// By which way the request came.
     pub fn way(&mut self, way: &Way) {
-        self.line.capture = Some(way.as_str());
+        self.0.line.capture = Some(way.as_str());
         if let Way::Direct(direct) = way {
-            self.line.destination = direct.original.map(|original| original.to_string());
+            self.0.line.destination = direct.original;
         }
     }
 
     /// What the agent speaks, once it has asked for something in it.
     pub fn protocol(&mut self, protocol: Version) {
-        self.line.protocol = Some(if protocol == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
+        self.0.line.protocol = Some(if protocol == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" });
     }
 
     /// It is led to a host without a credential: which of the configured ones.
     pub fn passes_through(&mut self, pattern: &HostPattern) {
-        self.line.passthrough = Some(pattern.to_string());
-        self.telemetry.metrics.passthrough_opened();
+        self.0.line.passthrough = Some(pattern.to_string());
+        self.0.telemetry.metrics.passthrough_opened();
     }
 
     /// The server meant, once known to be ours: it becomes a label.
     pub fn server(&mut self, server: &ServerName) {
-        self.line.server = Some(server.to_string());
+        self.0.server = Some(self.0.telemetry.metrics.server(server));
     }
 
     /// What the body asks for.
     pub fn message(&mut self, method: Option<&str>, tool: Option<&str>, id: Option<&str>) {
-        self.line.method = method.map(mcp::method_label);
-        self.line.tool = tool.filter(|_| method == Some("tools/call")).map(clipped);
-        self.line.rpc_id = id.map(clipped);
+        let line = &mut self.0.line;
+        line.method = method.map(mcp::method_label);
+        line.tool = tool.filter(|_| method == Some("tools/call")).map(|tool| line.texts.keep_clipped(tool));
+        line.rpc_id = id.map(|id| line.texts.keep_clipped(id));
     }
 
     /// What the body is, where it holds no single message: `batch` or `invalid`.
     pub fn body_kind(&mut self, kind: &'static str) {
-        self.line.method = Some(kind);
+        self.0.line.method = Some(kind);
     }
 
     /// The session and trace the request names.
     pub fn context(&mut self, session: Option<SessionDigest>, traceparent: Option<&str>) {
-        self.line.session = session.map(|digest| digest.short());
-        self.line.traceparent = traceparent.map(clipped);
+        let line = &mut self.0.line;
+        line.session = session;
+        line.traceparent = traceparent.map(|trace| line.texts.keep_clipped(trace));
+    }
+
+    /// The agent had sent a credential of its own, which is dropped.
+    pub fn token_stripped(&self) {
+        self.0.telemetry.metrics.token_stripped(self.0.server());
     }
 
     /// Which credential is used.
     pub fn credential(&mut self, secret: &str, version: &str, generation: u64) {
-        self.line.secret = Some(secret.to_owned());
-        self.line.secret_version = Some(version.to_owned());
-        self.line.generation = Some(generation);
+        let line = &mut self.0.line;
+        line.secret = Some(line.texts.keep(secret));
+        line.secret_version = Some(line.texts.keep(version));
+        line.generation = Some(generation);
     }
 
     /// Bytes of the request's body.
     pub fn received(&mut self, bytes: usize) {
-        self.line.bytes_in += bytes as u64;
+        self.0.line.bytes_in += bytes as u64;
     }
 
     /// Bytes of the answer's body.
     pub fn sent(&mut self, bytes: usize) {
-        self.line.bytes_out += bytes as u64;
+        self.0.line.bytes_out += bytes as u64;
     }
 
     /// Bytes that went through, to the host and to the agent.
     pub fn passed(&mut self, to_host: u64, to_agent: u64) {
-        (self.line.bytes_in, self.line.bytes_out) = (to_host, to_agent);
+        (self.0.line.bytes_in, self.0.line.bytes_out) = (to_host, to_agent);
     }
 
     /// The credential came back this often, and was masked.
     pub fn masked(&mut self, count: u64) {
         if count > 0 {
-            self.line.masked = Some(self.line.masked.unwrap_or(0) + count);
-            self.telemetry.metrics.echoes_masked(self.server_label(), count);
+            self.0.line.masked = Some(self.0.line.masked.unwrap_or(0) + count);
+            self.0.telemetry.metrics.echoes_masked(self.0.server(), count);
         }
     }
 
-    /// The request is complete and goes to the upstream now.
+    /// The request is complete and goes to the upstream now. The first time that is when it began: since
+    /// then it was only decided.
     pub fn forwarded(&mut self) {
-        self.sent = Some(clock::now());
+        if std::mem::replace(&mut self.0.forwarded, true) {
+            self.0.sent_again = Some(clock::now());
+        }
     }
 
     /// The upstream's headers came.
     pub fn headers(&mut self, status: u16) {
-        self.line.status = Some(status);
-        let seconds = clock::now().duration_since(self.sent.unwrap_or(self.started)).as_secs_f64();
-        self.line.headers_ms = Some(rounded(seconds));
-        self.telemetry.metrics.headers_came(self.server_label(), self.method_label(), seconds);
+        let now = clock::now();
+        let course = &mut *self.0;
+        course.answered = Some(now);
+        course.line.status = Some(status);
+        let time = now.duration_since(course.sent_again.unwrap_or(course.started));
+        course.line.headers = Some(time);
+        course.telemetry.metrics.headers_came(course.server(), course.line.method_label(), time.as_secs_f64());
     }
 
     /// The answer is an event stream: count it as open until the end.
     pub fn streaming(&mut self) {
-        let kind = if self.line.http == "GET" { "get" } else { "post" };
-        self.stream = Some((kind, clock::now()));
-        self.telemetry.metrics.stream_opened(self.server_label(), kind);
+        let course = &mut *self.0;
+        let kind = if course.line.http() == "GET" { "get" } else { "post" };
+        course.stream = Some((kind, course.answered.unwrap_or_else(clock::now)));
+        course.telemetry.metrics.stream_opened(course.server(), kind);
     }
 
     /// Ends as refused.
@@ -270,61 +234,50 @@ impl Exchange {
         if let Some(server) = &refusal.server {
             self.server(server);
         }
-        self.line.reason = Some(refusal.reason.as_str());
-        self.line.detail.clone_from(&refusal.detail);
-        self.line.status = Some(status);
-        self.telemetry.metrics.refused(self.line.server.as_deref().unwrap_or_default(), refusal.reason);
+        let course = &mut *self.0;
+        course.line.status = Some(status);
+        let metrics = &course.telemetry.metrics;
+        metrics.refused(course.server(), refusal.reason);
         if refusal.reason == Reason::UpstreamAuthRejected {
-            self.telemetry.metrics.auth_rejected(self.server_label());
+            metrics.auth_rejected(course.server());
         }
-        self.end(Outcome::Refused);
+        course.end(Outcome::Refused, Some(refusal));
     }
 
     /// Ends with an answer of our own that is no refusal.
     pub fn answered(mut self, status: u16) {
-        self.line.status = Some(status);
-        self.end(Outcome::Ok);
+        self.0.line.status = Some(status);
+        self.0.end(Outcome::Ok, None);
     }
 
     /// Ends.
     pub fn finish(mut self, outcome: Outcome) {
-        let failed = outcome == Outcome::Ok && self.line.status.is_some_and(|status| status >= 400);
-        self.end(if failed { Outcome::UpstreamError } else { outcome });
+        let failed = outcome == Outcome::Ok && self.0.line.status.is_some_and(|status| status >= 400);
+        self.0.end(if failed { Outcome::UpstreamError } else { outcome }, None);
+    }
+}
+
+impl Course {
+    fn server(&self) -> &ServerSeries {
+        self.server.as_deref().unwrap_or_else(|| self.telemetry.metrics.no_server())
     }
 
-    fn server_label(&self) -> &str {
-        self.line.server.as_deref().unwrap_or_default()
-    }
-
-    fn method_label(&self) -> &'static str {
-        // Without a method in the body, the kind of request is what there is to tell.
-        self.line.method.unwrap_or(match self.line.http.as_str() {
-            "GET" => "get",
-            "DELETE" => "delete",
-            "POST" => "response",
-            _ => "other",
-        })
-    }
-
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: Outcome, refusal: Option<&Refusal>) {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        let metrics = &self.telemetry.metrics;
-        metrics.exchange_ended(self.server_label(), self.method_label(), outcome.as_str());
+        let (now, server, line) = (clock::now(), self.server(), &self.line);
+        let Telemetry { metrics, log, caller } = &*self.telemetry;
+        let time = now.duration_since(self.started);
+        metrics.exchange_ended(server, line.method_label(), outcome.as_str());
         if let Some((kind, since)) = self.stream {
-            metrics.stream_closed(self.server_label(), kind, clock::now().duration_since(since).as_secs_f64());
+            metrics.stream_closed(server, kind, now.duration_since(since).as_secs_f64());
         }
-        if self.line.passthrough.is_some() {
-            let seconds = clock::now().duration_since(self.started).as_secs_f64();
-            metrics.passthrough_closed(self.line.bytes_in, self.line.bytes_out, seconds);
+        if line.passthrough.is_some() {
+            metrics.passthrough_closed(line.bytes_in, line.bytes_out, time.as_secs_f64());
         }
-        self.line.outcome = outcome.as_str();
-        self.line.duration_ms = rounded(clock::now().duration_since(self.started).as_secs_f64());
-        let whole = Whole { time: clock::rfc3339(), caller: &self.telemetry.caller, line: &self.line };
-        if let Some(text) = logs::json_line(&whole)
-            && !self.telemetry.log.write(text)
-        {
+        let end = End { caller, server: server.name(), outcome, refusal, time };
+        if !log.append(|stamp, out| line.write(out, |out| stamp.write(now, out), &end)) {
             metrics.access_line_lost();
         }
     }
@@ -332,18 +285,95 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.end(if std::thread::panicking() { Outcome::Panicked } else { Outcome::ClientClosed });
+        self.0.end(if std::thread::panicking() { Outcome::Panicked } else { Outcome::ClientClosed }, None);
     }
 }
 
-/// Seconds to milliseconds with three digits.
-fn rounded(seconds: f64) -> f64 {
-    (seconds * 1e6).round() / 1e3
-}
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, pipe};
 
-fn clipped(text: &str) -> String {
-    match text.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
+    use serde_json::Value;
+
+    use super::*;
+    use crate::core::name::{CallerKey, Namespace, ServiceAccount};
+
+    /// What a few exchanges leave in the log and in the metrics.
+    fn told(of: impl FnOnce(&Arc<Telemetry>)) -> (Vec<Value>, String) {
+        let (mut reader, writer) = pipe().unwrap();
+        let log = AccessLog::writing_to(writer).unwrap();
+        let key = CallerKey {
+            namespace: Namespace::parse("ns").unwrap(),
+            service_account: ServiceAccount::parse("sa").unwrap(),
+            user: None,
+        };
+        let telemetry = Arc::new(Telemetry::new(Metrics::new().unwrap(), log, &Caller { key, pod: None }));
+        of(&telemetry);
+        let exposed = String::from_utf8(telemetry.metrics.expose(&[]).unwrap()).unwrap();
+        drop(telemetry);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        (text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), exposed)
+    }
+
+    fn outcomes(lines: &[Value]) -> Vec<&str> {
+        lines.iter().filter_map(|line| line["outcome"].as_str()).collect()
+    }
+
+    #[test]
+    fn an_exchange_is_counted_and_logged_once_however_it_ends() {
+        let name = ServerName::parse("srv").unwrap();
+        let (lines, exposed) = told(|telemetry| {
+            let begin = || {
+                let mut exchange = Exchange::begin(telemetry, "POST");
+                exchange.server(&name);
+                exchange.message(Some("tools/call"), Some("search"), Some("1"));
+                exchange
+            };
+            let mut failed = begin();
+            failed.headers(500);
+            failed.finish(Outcome::Ok);
+            begin().answered(404);
+            begin().refuse(&Refusal::new(Reason::ToolDenied), 200);
+            drop(begin());
+            let lost = begin();
+            let panicked = std::thread::spawn(move || {
+                let _held = lost;
+                panic!("with an exchange");
+            });
+            assert!(panicked.join().is_err());
+        });
+        assert_eq!(outcomes(&lines), ["upstream_error", "ok", "refused", "client_closed", "panicked"]);
+        assert_eq!((&lines[2]["reason"], &lines[2]["status"]), (&Value::from("tool_denied"), &Value::from(200)));
+        for outcome in outcomes(&lines) {
+            let counted =
+                format!("postern_requests_total{{method=\"tools/call\",outcome=\"{outcome}\",server=\"srv\"}} 1\n");
+            assert!(exposed.contains(&counted), "{counted} in {exposed}");
+        }
+    }
+
+    /// A call that is sent once more tells of the last time: server, credential and the wait for the headers.
+    #[test]
+    fn what_is_said_twice_is_told_as_it_was_last() {
+        let names = ["first", "last"].map(|name| ServerName::parse(name).unwrap());
+        let (lines, exposed) = told(|telemetry| {
+            let mut exchange = Exchange::begin(telemetry, "GET");
+            for (name, generation) in names.iter().zip(1..) {
+                exchange.server(name);
+                exchange.credential(name.as_str(), "v", generation);
+                exchange.forwarded();
+                exchange.headers(200);
+                exchange.masked(generation);
+            }
+            exchange.streaming();
+            exchange.finish(Outcome::Drained);
+        });
+        let line = &lines[0];
+        assert_eq!((&line["server"], &line["secret"]), (&Value::from("last"), &Value::from("last")));
+        assert_eq!((&line["generation"], &line["masked"]), (&Value::from(2), &Value::from(3)));
+        assert!(line["headers_ms"].as_f64() <= line["duration_ms"].as_f64());
+        assert!(exposed.contains("postern_echo_masks_total{server=\"last\"} 2\n"), "{exposed}");
+        assert!(exposed.contains("postern_stream_seconds_count{kind=\"get\",server=\"last\"} 1\n"), "{exposed}");
+        assert!(exposed.contains("postern_open_streams{kind=\"get\",server=\"last\"} 0\n"), "{exposed}");
     }
 }

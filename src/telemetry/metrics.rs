@@ -16,6 +16,9 @@ pub mod broker;
 pub mod controller;
 
 mod passthrough;
+mod series;
+
+pub use series::ServerSeries;
 
 /// The families; fields are private, verbs are the interface.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct Metrics {
     credentials: Credentials,
     connections: Connections,
     passthrough: passthrough::Passthrough,
+    servers: series::Servers,
 }
 
 #[derive(Debug)]
@@ -249,48 +253,8 @@ impl Metrics {
         m.build_info()?;
         let (exchanges, credentials, connections) = (Exchanges::new(&m)?, Credentials::new(&m)?, Connections::new(&m)?);
         let passthrough = passthrough::Passthrough::new(&m)?;
-        Ok(Self { registry: m.0, exchanges, credentials, connections, passthrough })
-    }
-
-    /// An exchange ended.
-    pub fn exchange_ended(&self, server: &str, method: &str, outcome: &str) {
-        self.exchanges.requests.with_label_values(&[server, method, outcome]).inc();
-    }
-
-    /// An exchange was refused.
-    pub fn refused(&self, server: &str, reason: Reason) {
-        self.exchanges.refusals.with_label_values(&[server, reason.as_str()]).inc();
-    }
-
-    /// The upstream's headers came.
-    pub fn headers_came(&self, server: &str, method: &str, seconds: f64) {
-        self.exchanges.time_to_headers.with_label_values(&[server, method]).observe(seconds);
-    }
-
-    /// An event stream began.
-    pub fn stream_opened(&self, server: &str, kind: &str) {
-        self.exchanges.open_streams.with_label_values(&[server, kind]).inc();
-    }
-
-    /// An event stream ended.
-    pub fn stream_closed(&self, server: &str, kind: &str, seconds: f64) {
-        self.exchanges.open_streams.with_label_values(&[server, kind]).dec();
-        self.exchanges.stream_life.with_label_values(&[server, kind]).observe(seconds);
-    }
-
-    /// The agent had sent a credential.
-    pub fn token_stripped(&self, server: &str) {
-        self.exchanges.tokens_stripped.with_label_values(&[server]).inc();
-    }
-
-    /// The upstream sent the credential back this often.
-    pub fn echoes_masked(&self, server: &str, count: u64) {
-        self.exchanges.echoes_masked.with_label_values(&[server]).inc_by(count);
-    }
-
-    /// The upstream refused ours.
-    pub fn auth_rejected(&self, server: &str) {
-        self.credentials.auth_rejections.with_label_values(&[server]).inc();
+        let servers = series::Servers::default();
+        Ok(Self { registry: m.0, exchanges, credentials, connections, passthrough, servers })
     }
 
     /// A connection to the upstream was made (+1) or ended (-1).

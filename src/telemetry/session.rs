@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::json;
 use super::logs::AccessLog;
 use super::metrics::broker::BrokerMetrics;
 use crate::core::name::CallerKey;
@@ -150,11 +151,10 @@ impl Drop for Session {
             bytes_out: self.bytes,
             duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        if let Ok(mut text) = serde_json::to_string(&line) {
-            text.push('\n');
-            if !self.log.log.write(text) {
-                metrics.line_lost();
-            }
+        if let Some(text) = json::line(&line)
+            && !self.log.log.write(&text)
+        {
+            metrics.line_lost();
         }
     }
 }
