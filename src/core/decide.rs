@@ -147,15 +147,16 @@ fn by_name<'a>(routes: &Routes, head: &'a Head) -> Result<Option<Meant<'a>>, Ref
         return Ok(None);
     }
     let (segment, rest) = first_segment(&head.target.path);
-    let name = ServerName::parse(segment).ok();
+    let found = routes.find(segment);
     if let Some(bar) = routes.bar() {
-        let known = name.filter(|name| matches!(routes.find(name), Lookup::Route(_)));
-        return Err(known.map_or(bar.clone(), |name| bar.clone().at(&name)));
+        return Err(match found {
+            Lookup::Route(route) => bar.clone().at(&route.binding.server.name),
+            Lookup::Gone(_) | Lookup::Unknown => bar.clone(),
+        });
     }
-    let name = name.ok_or_else(|| unbound(routes))?;
-    match routes.find(&name) {
-        Lookup::Route(route) => Ok(Some(Meant { route, rest })),
-        Lookup::Gone => Err(Refusal::new(Reason::CredentialRevoked).at(&name)),
+    match found {
+        Lookup::Route(route) => Ok(Some(Meant { route: Arc::clone(route), rest })),
+        Lookup::Gone(name) => Err(Refusal::new(Reason::CredentialRevoked).at(name)),
         Lookup::Unknown => Err(unbound(routes)),
     }
 }
@@ -240,17 +241,19 @@ fn first_segment(path: &str) -> (&str, &str) {
 /// 9728, MCP 2025-03-26 fallbacks), as the most lenient server would read them. Forwarded, they
 /// would start a login the agent must not have.
 fn is_discovery(path: &str) -> bool {
-    let segments = || path.split('/').skip(1).map(path::plain);
     let is_metadata = |segment: &str| begins_with(segment, "oauth-") || begins_with(segment, "openid-");
-    let mut pairs = segments().zip(segments().skip(1));
-    if pairs.any(|(place, document)| place.eq_ignore_ascii_case(".well-known") && is_metadata(&document)) {
-        return true;
+    let (mut below_well_known, mut named, mut last) = (false, 0, None);
+    for segment in path.split('/').skip(1).map(path::plain) {
+        if below_well_known && is_metadata(&segment) {
+            return true;
+        }
+        below_well_known = segment.eq_ignore_ascii_case(".well-known");
+        if !segment.is_empty() {
+            named += 1;
+            last = Some(segment);
+        }
     }
-    let mut named = segments().filter(|segment| !segment.is_empty());
-    match (named.next(), named.next(), named.next()) {
-        (Some(last), None, _) | (Some(_), Some(last), None) => is_oauth_endpoint(&last),
-        _ => false,
-    }
+    named <= 2 && last.is_some_and(|last| is_oauth_endpoint(&last))
 }
 
 fn is_oauth_endpoint(segment: &str) -> bool {
@@ -288,8 +291,8 @@ fn upstream_path(binding: &Binding, rest: &str) -> Option<String> {
 /// Design rule "only MCP": POST of JSON, GET of an event stream, DELETE of a session.
 fn only_mcp(head: &Head) -> Result<(), Refusal> {
     let headers = &head.headers;
-    for name in [header::CONTENT_TYPE.as_str(), mcp::SESSION_ID] {
-        if headers.get_all(name).iter().count() > 1 {
+    for name in [header::CONTENT_TYPE, mcp::SESSION_ID] {
+        if headers.get_all(&name).iter().count() > 1 {
             return Err(Refusal::because(Reason::MalformedHead, format!("{name} more than once")));
         }
     }

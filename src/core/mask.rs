@@ -11,6 +11,7 @@
 //! passes. The threat model says so.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -20,6 +21,10 @@ use memchr::memmem;
 use zeroize::Zeroizing;
 
 mod escape;
+mod sieve;
+
+use escape::Escapes;
+use sieve::Sieve;
 
 /// A value shorter than this is found in ordinary text, which is then overwritten. It is masked all
 /// the same: whether it is a secret is not ours to judge.
@@ -31,6 +36,11 @@ const MIN_DERIVED: usize = 6;
 /// The forms of one credential; wiped when dropped.
 pub struct Mask {
     forms: Vec<Zeroizing<Box<[u8]>>>,
+    /// By character, whether it stands in a form.
+    letters: Zeroizing<Vec<bool>>,
+    sieve: Sieve,
+    escapes: Escapes,
+    shortest: usize,
     longest: usize,
     /// A blank may be written `+`: then an escaped form need not hold an escape sign.
     blanks: bool,
@@ -56,28 +66,83 @@ impl Mask {
         }
         forms.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
         forms.dedup();
-        let longest = forms.iter().map(|form| form.len()).max().unwrap_or(0);
-        Self { longest, blanks: forms.iter().any(|form| form.contains(&b' ')), forms }
+        let mut letters = Zeroizing::new(vec![false; 256]);
+        for byte in forms.iter().flat_map(|form| form.iter()) {
+            if let Some(letter) = letters.get_mut(usize::from(*byte)) {
+                *letter = true;
+            }
+        }
+        let lengths = || forms.iter().map(|form| form.len());
+        Self {
+            sieve: Sieve::new(&forms),
+            escapes: Escapes::new(|byte| letters.get(usize::from(byte)).copied().unwrap_or_default()),
+            shortest: lengths().min().unwrap_or(usize::MAX),
+            longest: lengths().max().unwrap_or(0),
+            blanks: letters.get(usize::from(b' ')).copied().unwrap_or_default(),
+            letters,
+            forms,
+        }
+    }
+
+    fn is_letter(&self, byte: u8) -> bool {
+        self.letters.get(usize::from(byte)).copied().unwrap_or_default()
     }
 
     /// Where forms begin and end in `text`.
     fn matches(&self, text: &[u8]) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
-        let escaped = self.blanks || memchr::memchr2(b'%', b'\\', text).is_some();
-        for form in &self.forms {
-            if escaped {
-                found.extend(starts(form, text).filter_map(|at| Some((at, escape::reach(form, text, at).end?))));
-            } else {
-                let finder = memmem::Finder::new(&**form);
-                let mut from = 0;
-                // Step by one: a form may overlap itself.
-                while let Some(at) = text.get(from..).and_then(|rest| finder.find(rest)) {
-                    found.push((from + at, from + at + form.len()));
-                    from += at + 1;
-                }
+        // However it is written, each of its characters takes one at least.
+        if text.len() < self.shortest {
+            return found;
+        }
+        let near = self.near_escapes(text);
+        if self.sieve.lets_through(&self.forms, text) {
+            self.find_plain(text, &near, &mut found);
+        }
+        for starts in near {
+            for form in &self.forms {
+                let starts = starts_in(form, text, starts.clone());
+                found.extend(starts.filter_map(|at| Some((at, escape::reach(form, text, at).end?))));
             }
         }
         found
+    }
+
+    /// The places, in order, from which a form can reach an escape of one of its characters. From all
+    /// others a form is only met plainly written.
+    fn near_escapes(&self, text: &[u8]) -> Vec<Range<usize>> {
+        if self.blanks {
+            return std::iter::once(0..text.len()).collect();
+        }
+        let mut near: Vec<Range<usize>> = Vec::new();
+        for at in self.escapes.of(|byte| self.is_letter(byte), text) {
+            // The backslashes before it may be part of it.
+            let from = at.saturating_sub(self.longest + escape::MAX_BACKSLASHES);
+            match near.last_mut() {
+                Some(last) if from <= last.end => last.end = at + 1,
+                _ => near.push(from..at + 1),
+            }
+        }
+        near
+    }
+
+    /// Adds the forms that are plainly written and do not begin `near` an escape.
+    fn find_plain(&self, text: &[u8], near: &[Range<usize>], found: &mut Vec<(usize, usize)>) {
+        let is_near = |at: usize| {
+            let next = near.get(near.partition_point(|range| range.end <= at));
+            next.is_some_and(|range| range.start <= at)
+        };
+        for form in &self.forms {
+            let finder = memmem::Finder::new(&**form);
+            let mut from = 0;
+            // Step by one: a form may overlap itself.
+            while let Some(at) = text.get(from..).and_then(|rest| finder.find(rest)) {
+                if !is_near(from + at) {
+                    found.push((from + at, from + at + form.len()));
+                }
+                from += at + 1;
+            }
+        }
     }
 
     /// How many bytes at the end of `text` could be the beginning of a form.
@@ -88,16 +153,37 @@ impl Mask {
         // No form holds a line break: what comes before the last one is decided.
         let from = memchr::memrchr2(b'\n', b'\r', tail).map_or(0, |at| at + 1);
         let tail = tail.get(from..).unwrap_or_default();
-        let first = |form: &Zeroizing<Box<[u8]>>| starts(form, tail).find(|at| escape::reach(form, tail, *at).open);
+        if tail.is_empty() {
+            return 0;
+        }
+        if !self.blanks && self.escapes.of(|byte| self.is_letter(byte), tail).is_empty() {
+            return self.plain_open_end(tail);
+        }
+        let first = |form: &Zeroizing<Box<[u8]>>| {
+            starts_in(form, tail, 0..tail.len()).find(|at| escape::reach(form, tail, *at).open)
+        };
         self.forms.iter().filter_map(first).min().map_or(0, |at| tail.len() - at)
+    }
+
+    /// The same where no escape can be part of a form.
+    fn plain_open_end(&self, tail: &[u8]) -> usize {
+        let letters = tail.iter().rev().take(self.longest - 1).take_while(|byte| self.is_letter(**byte)).count();
+        let tail = tail.get(tail.len() - letters..).unwrap_or_default();
+        let open = |form: &Zeroizing<Box<[u8]>>| {
+            let first = form.first().copied().unwrap_or_default();
+            let from = tail.len().saturating_sub(form.len() - 1);
+            let tail = tail.get(from..).unwrap_or_default();
+            let begins = |at: &usize| tail.get(*at..).is_some_and(|rest| form.starts_with(rest));
+            memchr::memchr_iter(first, tail).find(begins).map(|at| tail.len() - at)
+        };
+        self.forms.iter().filter_map(open).max().unwrap_or(0)
     }
 
     /// Whether a form stands in a header's name, whose case is nobody's to keep.
     pub fn is_in_name(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        let stands =
-            |form: &[u8]| !form.is_empty() && name.windows(form.len()).any(|part| part.eq_ignore_ascii_case(form));
-        self.forms.iter().any(|form| stands(form))
+        let stands = |form: &[u8]| name.windows(form.len()).any(|part| part.eq_ignore_ascii_case(form));
+        name.len() >= self.shortest && self.forms.iter().any(|form| stands(form))
     }
 
     /// A header value without any form; `None` where nothing had to be masked.
@@ -195,11 +281,12 @@ fn base64_forms(value: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-/// Where a form may begin: at its first character, or at the sign of an escape.
-fn starts<'a>(form: &'a [u8], text: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+/// Where a form may begin within `range`: at its first character, or at the sign of an escape.
+fn starts_in<'a>(form: &'a [u8], text: &'a [u8], range: Range<usize>) -> impl Iterator<Item = usize> + 'a {
+    let (from, part) = (range.start, text.get(range).unwrap_or_default());
     let first = form.first().copied().unwrap_or_default();
-    let blank = (first == b' ').then(|| memchr::memchr_iter(b'+', text)).into_iter().flatten();
-    memchr::memchr3_iter(first, b'%', b'\\', text).chain(blank)
+    let blank = (first == b' ').then(|| memchr::memchr_iter(b'+', part)).into_iter().flatten();
+    memchr::memchr3_iter(first, b'%', b'\\', part).chain(blank).map(move |at| from + at)
 }
 
 #[cfg(test)]

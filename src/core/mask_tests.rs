@@ -116,6 +116,89 @@ fn a_piece_that_decides_nothing_uncovers_nothing() {
     }
 }
 
+/// Where forms are, looked for at each place and in all ways.
+fn matches_plainly(mask: &Mask, text: &[u8]) -> Vec<(usize, usize)> {
+    let places = mask.forms.iter().flat_map(|form| (0..text.len()).map(move |at| (form, at)));
+    let mut found: Vec<_> = places.filter_map(|(form, at)| Some((at, escape::reach(form, text, at).end?))).collect();
+    found.sort_unstable();
+    found
+}
+
+/// What could be the beginning of a form, looked for at each place behind the last line break.
+fn open_end_plainly(mask: &Mask, text: &[u8]) -> usize {
+    let from = text.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
+    let open = |at: &usize| mask.forms.iter().any(|form| escape::reach(form, text, *at).open);
+    (from..text.len()).find(open).map_or(0, |at| text.len() - at)
+}
+
+/// Values that are short, overlap themselves, hold signs of escapes and blanks; and an ordinary one.
+const VALUES: [&str; 10] =
+    ["x", "/6/", "aa", "abcabd", "a/b\"c", "a\\b", "a%b", "a b", "\\\\", "ghp_Zq7w0Xk9pL2mN4bV6cT1yR8sD3fG5hJ0kQ2w"];
+
+/// Pieces of `value`'s forms, plain and escaped, and what stands around them.
+fn pieces(value: &'static str) -> impl Strategy<Value = String> {
+    let mask = Mask::new([value.as_bytes()]);
+    let forms: Vec<String> = mask.forms.iter().map(|form| String::from_utf8(form.to_vec()).unwrap()).collect();
+    let form = proptest::sample::select(forms);
+    let cut = (form.clone(), 0usize..60, 0usize..60)
+        .prop_map(|(form, from, to)| form.get(from.min(to)..to.min(form.len())).unwrap_or_default().to_owned());
+    // From one of its characters on.
+    let escaped = (form.clone(), 0usize..60, 0usize..5).prop_map(|(form, from, way)| {
+        let one = |(at, byte): (usize, u8)| match way {
+            _ if at < from => char::from(byte).to_string(),
+            0 => format!("%{byte:02x}"),
+            1 => format!("\\u{byte:04X}"),
+            2 => format!("{}u{byte:04x}", "\\".repeat(8)),
+            3 => char::from(byte).to_string().replace(['"', '/', '\\'], &format!("\\{}", char::from(byte))),
+            _ => char::from(byte).to_string().replace(' ', "+"),
+        };
+        form.bytes().enumerate().map(one).collect()
+    });
+    let around = proptest::sample::select(vec![
+        "\\",
+        "\\\\",
+        "\\\\\\\\\\\\\\\\\\",
+        "%",
+        "%6",
+        "%61",
+        "\\u",
+        "\\u0",
+        "\\u00",
+        "\\u006",
+        "\\u0061",
+        "\\u4e2d",
+        "\\n",
+        "\\\"",
+        "\\/",
+        "\"",
+        "/",
+        "+",
+        " ",
+        "\n",
+        "\r",
+        "a",
+        "b",
+        "x",
+        "quick brown fox",
+    ]);
+    proptest::collection::vec(prop_oneof![form, cut, escaped, around.prop_map(str::to_owned)], 0..9)
+        .prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+
+    /// The short ways to look find just what is there.
+    #[test]
+    fn no_shortcut_passes_over_a_form((value, text) in proptest::sample::select(VALUES.to_vec()).prop_flat_map(|value| (Just(value), pieces(value)))) {
+        let mask = Mask::new([value.as_bytes()]);
+        let mut found = mask.matches(text.as_bytes());
+        found.sort_unstable();
+        prop_assert_eq!(found, matches_plainly(&mask, text.as_bytes()));
+        prop_assert_eq!(mask.open_end(text.as_bytes()), open_end_plainly(&mask, text.as_bytes()));
+    }
+}
+
 proptest! {
     /// Whatever the text and wherever it is split, no value comes out, and nothing else changes.
     #[test]

@@ -1,16 +1,18 @@
 //! What Postern has to know of MCP itself: protocol versions, method names, mirrored headers.
 
 use base64::Engine as _;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::message::{Kind, Message};
 
 /// The session id of Streamable HTTP (2025-03-26 to 2025-11-25).
-pub const SESSION_ID: &str = "mcp-session-id";
+pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The revision a request speaks (2025-06-18 and later).
-pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
-const METHOD: &str = "mcp-method";
-const NAME: &str = "mcp-name";
+pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+const NAME: HeaderName = HeaderName::from_static("mcp-name");
+/// All that are looked at.
+pub static HEADERS: [HeaderName; 4] = [SESSION_ID, PROTOCOL_VERSION, METHOD, NAME];
 
 /// The first revision whose mirrored headers must equal the body (SEP-2243).
 const FIRST_MIRRORED: &str = "2026-07-28";
@@ -111,7 +113,7 @@ fn is_mirrored_version(version: &str) -> bool {
 }
 
 /// The only value of a header; `Err` if there are several or it is not visible ASCII.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, ()> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -140,12 +142,12 @@ fn decoded(header: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::super::message::{Body, parse};
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
-    fn check(headers: &[(&'static str, &str)], body: &str, demanded: bool) -> Result<(), Mismatch> {
+    fn check(headers: &[(HeaderName, &str)], body: &str, demanded: bool) -> Result<(), Mismatch> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+            map.append(name, HeaderValue::from_str(value).unwrap());
         }
         let Ok(Body::One(message)) = parse(body.as_bytes()) else { panic!("{body}") };
         check_mirrors(&map, &message, demanded)
@@ -155,13 +157,13 @@ mod tests {
     const OLD: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}"#;
     const ACCENT: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"é"}}"#;
     const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
-    const V: (&str, &str) = (PROTOCOL_VERSION, "2026-07-28");
-    const OLD_V: (&str, &str) = (PROTOCOL_VERSION, "2025-11-25");
+    const V: (HeaderName, &str) = (PROTOCOL_VERSION, "2026-07-28");
+    const OLD_V: (HeaderName, &str) = (PROTOCOL_VERSION, "2025-11-25");
 
     #[test]
     fn mirrored_headers_agree_with_the_body() {
         use Mismatch::*;
-        type Row<'a> = (&'a [(&'static str, &'a str)], &'a str, Result<(), Mismatch>);
+        type Row<'a> = (&'a [(HeaderName, &'a str)], &'a str, Result<(), Mismatch>);
         let rows: [Row<'_>; 16] = [
             (&[V, (METHOD, "tools/call"), (NAME, "a")], NEW, Ok(())),
             (&[OLD_V], OLD, Ok(())),
@@ -188,7 +190,7 @@ mod tests {
     #[test]
     fn where_none_is_demanded_none_may_lie() {
         use Mismatch::*;
-        type Row<'a> = (&'a [(&'static str, &'a str)], Result<(), Mismatch>);
+        type Row<'a> = (&'a [(HeaderName, &'a str)], Result<(), Mismatch>);
         let rows: [Row<'_>; 6] = [
             (&[], Ok(())),
             (&[V, (METHOD, "tools/call"), (NAME, "a")], Ok(())),

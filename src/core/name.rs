@@ -1,5 +1,6 @@
 //! Names that cannot be wrong: a value of these types has been parsed, once, at the edge.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,6 +50,13 @@ macro_rules! name {
 
             /// The name as text.
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        /// To look one up by a text that need not be one.
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

@@ -66,6 +66,9 @@ fn check_segment(segment: &str) -> Result<(), PathFault> {
 
 /// A segment as the most generous server reads it: escapes undone, and parameters (`;x=1`) cut off.
 pub fn plain(segment: &str) -> Cow<'_, str> {
+    if memchr::memchr2(b'%', b';', segment.as_bytes()).is_none() {
+        return Cow::Borrowed(segment);
+    }
     let cut = |text: &str| text.find(';').unwrap_or(text.len());
     match percent_decode_str(segment).decode_utf8_lossy() {
         Cow::Borrowed(text) => Cow::Borrowed(text.get(..cut(text)).unwrap_or_default()),

@@ -4,9 +4,11 @@
 //! read differently: no repair, no guess. Everything that passes here is later written anew, so
 //! nothing of these bytes reaches an upstream by accident.
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+use super::mcp;
 use super::upstream::{Place, Scheme, split_authority};
 
 /// The most fields a head may have.
@@ -89,7 +91,7 @@ pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>,
             return Err(Malformed("a line ends without CR"));
         }
         // Other protocols begin with a line too, and may then wait for an answer.
-        if !named && buffer.get(..at).is_none_or(|line| memchr::memmem::find(line, b" HTTP/").is_none()) {
+        if !named && !buffer.get(..at).is_some_and(names_http) {
             return Err(HeadFault::NotHttp);
         }
         named = true;
@@ -98,6 +100,10 @@ pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>,
         }
     }
     if buffer.len() >= max { Err(HeadFault::TooLarge) } else { Ok(None) }
+}
+
+fn names_http(line: &[u8]) -> bool {
+    memchr::memchr_iter(b' ', line).any(|at| line.get(at..).is_some_and(|rest| rest.starts_with(b" HTTP/")))
 }
 
 /// Reads a whole head, the empty line included. A tunnel is a fault.
@@ -115,12 +121,14 @@ pub fn parse_for_proxy(head: &[u8]) -> Result<Asked, HeadFault> {
 
 fn read(head: &[u8], tunnels: bool) -> Result<Asked, HeadFault> {
     let text = head.strip_suffix(b"\r\n\r\n").ok_or(Malformed("the head has no end"))?;
-    if text.contains(&0) {
+    if memchr::memchr(0, text).is_some() {
         return Err(Malformed("a NUL byte in the head"));
     }
-    let mut lines = Lines(Some(text));
+    // The one copy: all values are parts of it.
+    let text = Bytes::copy_from_slice(text);
+    let mut lines = Lines(Some(&text));
     let (method, target) = request_line(lines.next().unwrap_or_default())?;
-    let headers = fields(lines)?;
+    let headers = fields(lines, &text)?;
     if headers.get_all(HOST).iter().count() != 1 {
         return Err(Malformed("Host must be there exactly once"));
     }
@@ -162,9 +170,10 @@ impl<'a> Iterator for Lines<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.0?;
-        let end = memchr::memmem::find(rest, b"\r\n");
-        self.0 = end.and_then(|at| rest.get(at + 2..));
-        rest.get(..end.unwrap_or(rest.len()))
+        let ends = |at: &usize| rest.get(..*at).is_some_and(|line| line.ends_with(b"\r"));
+        let Some(end) = memchr::memchr_iter(b'\n', rest).find(ends) else { return self.0.take() };
+        self.0 = rest.get(end + 1..);
+        rest.get(..end - 1)
     }
 }
 
@@ -183,7 +192,8 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8]), HeadFault> {
     Ok((method, target))
 }
 
-fn fields(lines: Lines<'_>) -> Result<HeaderMap, HeadFault> {
+/// Reads the fields. The values are parts of `text`, in which the lines are.
+fn fields(lines: Lines<'_>, text: &Bytes) -> Result<HeaderMap, HeadFault> {
     let mut headers = HeaderMap::with_capacity(24);
     for line in lines {
         if headers.len() == MAX_FIELDS {
@@ -194,15 +204,19 @@ fn fields(lines: Lines<'_>) -> Result<HeaderMap, HeadFault> {
         }
         let colon = memchr::memchr(b':', line).ok_or(Malformed("a header line without colon"))?;
         let (name, value) = line.split_at(colon);
-        let name = HeaderName::from_bytes(name).map_err(|_| Malformed("a header name is not a token"))?;
-        let value = without_blanks(value.get(1..).unwrap_or_default());
-        if value.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
-            return Err(Malformed("a control character in a header value"));
-        }
-        let value = HeaderValue::from_bytes(value).map_err(|_| Malformed("a header value is not valid"))?;
-        headers.append(name, value);
+        let name = field_name(name).ok_or(Malformed("a header name is not a token"))?;
+        let value = text.slice_ref(without_blanks(value.get(1..).unwrap_or_default()));
+        // Takes no control character but the tab.
+        let value = HeaderValue::from_maybe_shared(value);
+        headers.append(name, value.map_err(|_| Malformed("a control character in a header value"))?);
     }
     Ok(headers)
+}
+
+/// Those of MCP are known: they take no memory of their own.
+fn field_name(name: &[u8]) -> Option<HeaderName> {
+    let known = mcp::HEADERS.iter().find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name));
+    known.cloned().or_else(|| HeaderName::from_bytes(name).ok())
 }
 
 /// Without the blanks and tabs around it, and nothing else: a CR or form feed there is no white space

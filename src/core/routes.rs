@@ -27,12 +27,12 @@ pub struct Routes {
 }
 
 /// What the table knows of a server name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup<'a> {
     /// Served.
-    Route(Arc<Route>),
+    Route(&'a Arc<Route>),
     /// Was served, is withdrawn.
-    Gone,
+    Gone(&'a ServerName),
     /// Never heard of.
     Unknown,
 }
@@ -109,12 +109,11 @@ impl Routes {
         })
     }
 
-    /// Looks a name up.
-    pub fn find(&self, name: &ServerName) -> Lookup {
+    /// Looks a name up; what is no name of a server is unknown.
+    pub fn find(&self, name: &str) -> Lookup<'_> {
         match self.by_name.get(name) {
-            Some(route) => Lookup::Route(Arc::clone(route)),
-            None if self.gone.contains(name) => Lookup::Gone,
-            None => Lookup::Unknown,
+            Some(route) => Lookup::Route(route),
+            None => self.gone.get(name).map_or(Lookup::Unknown, Lookup::Gone),
         }
     }
 
@@ -235,10 +234,10 @@ mod tests {
     fn a_withdrawn_name_is_gone_until_it_is_served_again() {
         let name = ServerName::parse("a").unwrap();
         let (table, _) = Routes::build([], HashSet::from([name.clone()]));
-        assert_eq!(table.find(&name), Lookup::Gone);
+        assert_eq!(table.find("a"), Lookup::Gone(&name));
         let (table, _) = Routes::build([route("a", "https://h/", false)], HashSet::from([name.clone()]));
-        assert!(matches!(table.find(&name), Lookup::Route(_)));
-        assert_eq!(table.find(&ServerName::parse("b").unwrap()), Lookup::Unknown);
+        assert!(matches!(table.find("a"), Lookup::Route(_)));
+        assert_eq!(table.find("b"), Lookup::Unknown);
     }
 
     proptest! {

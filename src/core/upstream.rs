@@ -56,7 +56,11 @@ impl Host {
         if let Ok(v4) = text.parse() {
             return Some(Self::Address(IpAddr::V4(v4)));
         }
-        is_host_name(text).then(|| Self::Name(text.to_ascii_lowercase().into()))
+        let lower = || match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => text.to_ascii_lowercase().into(),
+            false => text.into(),
+        };
+        is_host_name(text).then(|| Self::Name(lower()))
     }
 }
 
@@ -99,7 +103,7 @@ impl fmt::Display for Place {
 
 /// Splits `host[:port]`; the port is decimal, 1 to 65535.
 pub fn split_authority(text: &str) -> Option<(Host, Option<u16>)> {
-    let colon = match text.rfind(']') {
+    let colon = match text.strip_prefix('[').and_then(|_| text.rfind(']')) {
         Some(bracket) => text.get(bracket..)?.find(':').map(|at| at + bracket),
         None => text.find(':'),
     };

@@ -29,9 +29,9 @@ impl Rig {
 
     fn lease(&self, name: &str) -> Result<Lease, Reason> {
         let view = self.0.readers().view();
-        match view.routes.find(&ServerName::parse(name).unwrap()) {
-            crate::core::routes::Lookup::Route(route) => view.lease(&route).map_err(|refusal| refusal.reason),
-            crate::core::routes::Lookup::Gone => Err(Reason::CredentialRevoked),
+        match view.routes.find(name) {
+            crate::core::routes::Lookup::Route(route) => view.lease(route).map_err(|refusal| refusal.reason),
+            crate::core::routes::Lookup::Gone(_) => Err(Reason::CredentialRevoked),
             crate::core::routes::Lookup::Unknown => Err(Reason::UnboundServer),
         }
     }

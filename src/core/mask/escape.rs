@@ -1,5 +1,7 @@
 //! One character, however it is written.
 
+use memchr::memmem::Finder;
+
 /// How a form compares with a text from a place on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reach {
@@ -23,6 +25,66 @@ pub(super) fn reach(form: &[u8], text: &[u8], start: usize) -> Reach {
         }
     }
     Reach { end: Some(at), open: false }
+}
+
+/// Finds the escapes in a text that can be part of a form. JSON in JSON is full of others.
+pub(super) struct Escapes {
+    backslashes: Vec<Finder<'static>>,
+}
+
+/// The longest beginning of an escape that is not a whole one, counted from its last backslash.
+const LONGEST_BEGINNING: usize = "\\u002".len();
+
+impl Escapes {
+    /// For forms that hold the characters which `wanted` knows.
+    pub(super) fn new(wanted: impl Fn(u8) -> bool) -> Self {
+        let needles: &[&str] = if wanted(b'\\') { &["\\"] } else { &["\\u00", "\\\"", "\\/"] };
+        let of_use = |needle: &&&str| !matches!(needle.as_bytes(), [_, byte] if !wanted(*byte));
+        Self { backslashes: needles.iter().filter(of_use).map(Finder::new).collect() }
+    }
+
+    /// The places, in order, of signs that can be read as one of those characters, alone or as the
+    /// beginning of an escape, also with more text. Of several backslashes the last one answers for all.
+    pub(super) fn of(&self, wanted: impl Fn(u8) -> bool, text: &[u8]) -> Vec<usize> {
+        let Some(first) = memchr::memchr2(b'%', b'\\', text) else { return Vec::new() };
+        let rest = text.get(first..).unwrap_or_default();
+        let may_be = |at: &usize| may_be(&wanted, rest, *at);
+        let mut found: Vec<usize> = memchr::memchr_iter(b'%', rest).filter(may_be).collect();
+        if memchr::memchr(b'\\', rest).is_some() {
+            found.extend(self.backslashes.iter().flat_map(|finder| finder.find_iter(rest)).filter(may_be));
+            let end = rest.len().saturating_sub(LONGEST_BEGINNING);
+            found.extend(
+                memchr::memchr_iter(b'\\', rest.get(end..).unwrap_or_default()).map(|at| end + at).filter(may_be),
+            );
+        }
+        found.sort_unstable();
+        found.iter_mut().for_each(|at| *at += first);
+        found
+    }
+}
+
+fn may_be(wanted: &impl Fn(u8) -> bool, text: &[u8], at: usize) -> bool {
+    let Some(&sign) = text.get(at) else { return false };
+    match (sign, text.get(at + 1)) {
+        _ if wanted(sign) => true,
+        (_, None) => true,
+        (b'%', Some(_)) => may_be_hex(wanted, 2, text, at + 1),
+        (b'\\', Some(b'u')) => may_be_hex(wanted, 4, text, at + 2),
+        (b'\\', Some(&byte @ (b'"' | b'/'))) => wanted(byte),
+        _ => false,
+    }
+}
+
+fn may_be_hex(wanted: &impl Fn(u8) -> bool, count: usize, text: &[u8], at: usize) -> bool {
+    let mut number = 0;
+    for offset in 0..count {
+        match text.get(at + offset).map(|byte| (*byte as char).to_digit(16)) {
+            None => return true,
+            Some(None) => return false,
+            Some(Some(digit)) => number = number << 4 | digit,
+        }
+    }
+    u8::try_from(number).is_ok_and(wanted)
 }
 
 /// Goes on from all places that the characters so far may end at: a value of backslashes can be
@@ -61,7 +123,7 @@ fn ends(wanted: u8, text: &[u8], at: usize, ends: &mut Vec<usize>) -> bool {
 
 /// As many backslashes as JSON inside JSON inside JSON makes. Bounded, or an upstream could keep
 /// us counting.
-const MAX_BACKSLASHES: usize = 8;
+pub(super) const MAX_BACKSLASHES: usize = 8;
 
 /// `\"`, `\\`, `\/` or `\u002f`, behind more backslashes where JSON lies inside JSON.
 fn backslash(wanted: u8, text: &[u8], at: usize, ends: &mut Vec<usize>) -> bool {
