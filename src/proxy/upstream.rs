@@ -191,7 +191,7 @@ impl Upstreams {
                 Err(refusal) => Err(refusal),
             },
             Some((name, config)) => match self.dialer.tls(&pool.url, name.clone(), Arc::clone(config)).await {
-                Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => self.http2(stream, server).await,
+                Ok(stream) if stream.alpn_protocol() == Some(b"h2") => self.http2(stream, server).await,
                 Ok(stream) => self.http1(stream, server).await,
                 Err(refusal) => Err(refusal),
             },
