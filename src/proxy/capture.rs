@@ -7,11 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::connection::{End, Passage, judge, talk};
 use super::{Shared, h2, passthrough};
@@ -24,6 +22,7 @@ use crate::nft::probe;
 use crate::runtime::clock;
 use crate::runtime::drain::Phase;
 use crate::telemetry::exchange::Exchange;
+use crate::tls::stream::{self, ServerStream};
 
 /// TLS alert `access_denied`, fatal (RFC 8446 section 6.2), in a record of its own: all that can be
 /// told to a client that waits for a certificate we do not have.
@@ -75,7 +74,7 @@ async fn inside(socket: TcpStream, early: Vec<u8>, place: Place, shared: &Arc<Sh
     let direct = |scheme| Way::Direct(Direct { scheme, host: Some(host.clone()), port: Some(port), original: None });
     match first_bytes(socket, early, shared, &direct(Scheme::Https)).await {
         Some(First::Tls(socket, early, hello)) => match hello.agreed(Some(&host)) {
-            Ok(host) => terminate(rewound(socket, early), &host, direct(Scheme::Https), shared).await,
+            Ok(host) => terminate(socket, early, &host, direct(Scheme::Https), shared).await,
             Err(refusal) => refuse(socket, shared, &direct(Scheme::Https), &refusal).await,
         },
         Some(First::Clear(socket, early)) => clear(socket, early, &direct(Scheme::Http), shared).await,
@@ -87,7 +86,7 @@ async fn inside(socket: TcpStream, early: Vec<u8>, place: Place, shared: &Arc<Sh
 async fn captured(socket: TcpStream, early: Vec<u8>, host: Host, original: Option<SocketAddr>, shared: &Arc<Shared>) {
     let way = Way::Direct(Direct { scheme: Scheme::Https, host: Some(host.clone()), port: None, original });
     match judge(shared, &host) {
-        Ok(Verdict::Terminate) => terminate(rewound(socket, early), &host, way, shared).await,
+        Ok(Verdict::Terminate) => terminate(socket, early, &host, way, shared).await,
         Ok(Verdict::Pass(pattern)) => {
             // The address is ours to find. The port is the agent's to choose, as it is with CONNECT.
             let port = original.map_or(Scheme::Https.default_port(), |original| original.port());
@@ -160,17 +159,14 @@ async fn first_bytes(mut socket: TcpStream, mut early: Vec<u8>, shared: &Arc<Sha
 }
 
 /// Is the server `host`: TLS first, then requests, each decided for itself.
-async fn terminate<S>(stream: S, host: &Host, way: Way, shared: &Arc<Shared>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn terminate(socket: TcpStream, early: Vec<u8>, host: &Host, way: Way, shared: &Arc<Shared>) {
     let mut drain = shared.drain.clone();
     let shaken = tokio::select! {
-        shaken = handshake(stream, host, shared) => shaken,
+        shaken = handshake(socket, early, host, shared) => shaken,
         () = drain.reached(Phase::Closing) => return,
     };
     match shaken {
-        Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => h2::serve(stream, way, shared).await,
+        Ok(stream) if stream.alpn_protocol() == Some(b"h2") => h2::serve(stream, way, shared).await,
         Ok(stream) => {
             let (reader, writer) = tokio::io::split(stream);
             let _over = talk((reader, Vec::new()), writer, shared, &way, false).await;
@@ -179,23 +175,26 @@ where
     }
 }
 
-async fn handshake<S>(stream: S, host: &Host, shared: &Shared) -> Result<TlsStream<S>, Refusal>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn handshake(
+    socket: TcpStream,
+    early: Vec<u8>,
+    host: &Host,
+    shared: &Shared,
+) -> Result<ServerStream<TcpStream>, Refusal> {
     let stand_in = shared.stand_in.get().ok_or_else(|| Refusal::new(Reason::SourceNotReady))?;
     let settings = stand_in.authority.settings(host, clock::wall());
     // Ours to mend: nothing that an agent does leads here.
     let settings = settings.map_err(|error| Refusal::because(Reason::RestartRequired, error))?;
     let fault = |detail: &dyn ToString| Refusal::because(Reason::AgentTls, detail.to_string());
-    let shaken = timeout(shared.settings.times.head, TlsAcceptor::from(settings).accept(stream)).await;
+    let shaken = timeout(shared.settings.times.head, stream::accept(&settings, socket, early)).await;
     let shaken = shaken.map_err(|_| fault(&"the handshake did not come to its end in time"))?;
-    let shaken = shaken.map_err(|error| match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
-        Some(tls) => fault(tls),
-        None => fault(&error.kind()),
-    })?;
+    let (shaken, asked) =
+        shaken.map_err(|error| match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+            Some(tls) => fault(tls),
+            None => fault(&error.kind()),
+        })?;
     // Two parsers have read the name; a difference would be a way around the decision.
-    let named = shaken.get_ref().1.server_name().and_then(Host::parse);
+    let named = asked.as_deref().and_then(Host::parse);
     let same = match host {
         Host::Name(_) => named.as_ref() == Some(host),
         Host::Address(_) => named.is_none(),
@@ -221,10 +220,4 @@ async fn refuse(mut socket: TcpStream, shared: &Shared, way: &Way, refusal: &Ref
         tokio::io::copy(&mut socket.take(DISCARD_BYTES), &mut tokio::io::sink()).await.map(drop)
     };
     let _gone: Result<io::Result<()>, _> = timeout(DISCARD_TIME, goodbye).await;
-}
-
-/// The connection as if nothing had been read of it.
-fn rewound(socket: TcpStream, early: Vec<u8>) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    let (reader, writer) = socket.into_split();
-    tokio::io::join(io::Cursor::new(early).chain(reader), writer)
 }

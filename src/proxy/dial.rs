@@ -12,8 +12,6 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::core::address::{self, AddressFault};
 use crate::core::decide::Refusal;
@@ -21,6 +19,7 @@ use crate::core::parent::ParentProxy;
 use crate::core::reason::Reason;
 use crate::core::upstream::{Host, Place, UpstreamUrl};
 use crate::runtime::resolve::Resolver;
+use crate::tls::stream::{self, ClientStream};
 
 /// How upstreams are reached.
 #[derive(Debug, Clone)]
@@ -71,10 +70,10 @@ impl Dialer {
         url: &UpstreamUrl,
         name: ServerName<'static>,
         config: Arc<ClientConfig>,
-    ) -> Result<TlsStream<TcpStream>, Refusal> {
+    ) -> Result<ClientStream<TcpStream>, Refusal> {
         let connect = async {
             let socket = self.way_to(&url.place()).await?;
-            let shaken = TlsConnector::from(config).connect(name, socket).await;
+            let shaken = stream::connect(config, name, socket).await;
             shaken.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
                 Some(tls) => Refusal::because(Reason::UpstreamTls, tls),
                 None => Refusal::because(Reason::UpstreamUnreachable, format!("TLS handshake: {}", error.kind())),

@@ -202,7 +202,7 @@ pub(in crate::proxy) async fn sweep(pools: Arc<Mutex<Pools>>, credentials: Crede
         let view = credentials.view();
         let now = clock::now();
         let current = |key: &PoolKey| {
-            let Lookup::Route(route) = view.routes.find(&key.server) else { return false };
+            let Lookup::Route(route) = view.routes.find(key.server.as_str()) else { return false };
             let generation = view.lease(&route).map(|lease| lease.credential.generation);
             (&route.binding.id, route.revision, generation) == (&key.binding, key.revision, Ok(key.generation))
         };

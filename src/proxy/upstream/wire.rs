@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+
+use crate::tls::stream::ClientStream;
 
 /// What an upstream is spoken to on.
 pub(super) enum Wire {
     Clear(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<ClientStream<TcpStream>>),
 }
 
 impl Wire {
@@ -19,7 +20,7 @@ impl Wire {
     pub(super) fn socket(&self) -> &TcpStream {
         match self {
             Self::Clear(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref(),
         }
     }
 
@@ -27,7 +28,7 @@ impl Wire {
     pub(super) fn speaks_http2(&self) -> bool {
         match self {
             Self::Clear(_) => false,
-            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Self::Tls(stream) => stream.alpn_protocol() == Some(b"h2"),
         }
     }
 }

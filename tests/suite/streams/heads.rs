@@ -60,8 +60,7 @@ async fn a_head_that_cannot_be_read_is_refused() {
 async fn a_refusal_before_the_body_is_through_arrives() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/mcp", upstream.local_addr().unwrap());
-    let binding =
-        Binding::new("github").url(&url).set("/server/allowPlaintext", true.into()).token(unique_secret());
+    let binding = Binding::new("github").url(&url).set("/server/allowPlaintext", true.into()).token(unique_secret());
     let sidecar = Sidecar::for_research().binding(binding).start().await;
     let mut agent = sidecar.agent().await;
     // More than the kernel takes for a reader that does not read.
