@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use crate::support::answer::{End, Framing};
 use crate::support::{Answer, Binding, Message, Protocol, Sidecar, rpc, unique_secret, within};
@@ -58,12 +58,15 @@ async fn a_head_that_cannot_be_read_is_refused() {
 /// A server that refuses a request before it has read all of it is heard, though the rest can never be sent.
 #[tokio::test]
 async fn a_refusal_before_the_body_is_through_arrives() {
-    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // A reader that does not read, and for which the kernel takes little: the body cannot go out.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let upstream = socket.listen(8).unwrap();
     let url = format!("http://{}/mcp", upstream.local_addr().unwrap());
     let binding = Binding::new("github").url(&url).set("/server/allowPlaintext", true.into()).token(unique_secret());
     let sidecar = Sidecar::for_research().binding(binding).start().await;
     let mut agent = sidecar.agent().await;
-    // More than the kernel takes for a reader that does not read.
     let body =
         format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"x":"{}"}}}}"#, "x".repeat(3 << 20));
     agent.send(&Message::post("github", body).bytes("127.0.0.1")).await;
