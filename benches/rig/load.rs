@@ -102,7 +102,7 @@ impl Load {
         let mut load = Self { tally, tasks: JoinSet::new() };
         match workload.shape {
             Shape::Closed { connections } => {
-                (0..connections).for_each(|n| drop(load.tasks.spawn(scene.clone().closed(n))))
+                (0..connections).for_each(|n| drop(load.tasks.spawn(scene.clone().closed(n, connections))))
             }
             Shape::Open { per_second, connections } => load.open(&scene, per_second, connections),
             Shape::Fresh { agents } => (0..agents).for_each(|n| drop(load.tasks.spawn(scene.clone().fresh(n)))),
@@ -196,12 +196,15 @@ impl Scene {
         opened.inspect_err(|error| self.tally.fail(&format!("cannot connect: {error}"))).ok()
     }
 
-    async fn closed(self, first: usize) {
-        let mut number = first;
+    /// Each agent has servers of its own, as far as there are enough: else all would meet at one, and open as many
+    /// connections to each as there are agents.
+    async fn closed(self, first: usize, agents: usize) {
+        let servers = self.requests.calls.len();
+        let mut number = first % servers;
         while !self.tally.stopped() {
             let Some(mut connection) = self.connect().await else { return self.rest().await };
             while self.call(&mut connection, number, Instant::now()).await {
-                number += 1;
+                number = if number + agents < servers { number + agents } else { first % servers };
             }
         }
     }

@@ -1,7 +1,9 @@
 //! The load and the upstream, against each other over real sockets.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::figures::workload_of;
 use crate::rig::agent::{Route, trusting};
-use crate::rig::load::{Load, Requests, Tally};
+use crate::rig::load::{Load, Requests};
 use crate::rig::message;
 use crate::rig::round::Bench;
 use crate::rig::subject::Programs;
@@ -72,19 +74,48 @@ async fn a_round_in_which_the_wrong_credential_arrives_is_void() {
     assert!(other.contains("without exactly the injected credential"), "{other}");
 }
 
-/// Answers calls in the clear; the first one late.
-async fn slow_to_begin(listener: TcpListener, late: Duration) {
-    let (mut socket, _) = listener.accept().await.expect("an agent comes");
+/// Answers calls in the clear, on one connection; the first one late. Tells the target of each.
+async fn answered(mut socket: TcpStream, late: Duration, mut told: impl FnMut(String)) {
     let (mut bytes, mut first) = (Vec::new(), true);
     while socket.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
         while let Some(end) = message::head_end(&bytes).map(|end| end + 300).filter(|end| *end <= bytes.len()) {
-            bytes.drain(..end);
+            let request: Vec<u8> = bytes.drain(..end).collect();
+            told(String::from_utf8(request).unwrap().split(' ').nth(1).unwrap().to_owned());
             if std::mem::take(&mut first) {
                 tokio::time::sleep(late).await;
             }
-            socket.write_all(&message::answer(400)).await.expect("the agent reads");
+            if socket.write_all(&message::answer(400)).await.is_err() {
+                return;
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn each_agent_calls_servers_of_its_own_and_all_are_called() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let route = Route { address: listener.local_addr().unwrap(), tls: None, connect: None };
+    let called: Arc<Mutex<BTreeSet<(String, usize)>>> = Arc::default();
+    let told = Arc::clone(&called);
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let (socket, _) = listener.accept().await.expect("an agent comes");
+            let told = Arc::clone(&told);
+            tokio::spawn(answered(socket, Duration::ZERO, move |target| {
+                told.lock().unwrap().insert((target, connection));
+            }));
+        }
+    });
+    let workload = Workload { shape: Shape::Closed { connections: 3 }, ..workload_of("bindings-10") };
+    let targets: Vec<String> = (0..10).map(|server| format!("/{server}")).collect();
+    let requests = Requests::new(&workload, &targets, "localhost", None);
+    let load = Load::start(&workload, route, requests, Instant::now()).await;
+    load.count();
+    until(|| load.counted() >= 100 && called.lock().unwrap().len() >= 10).await;
+    assert_eq!(load.stop().await.failure(), None);
+    let called = called.lock().unwrap();
+    let servers: BTreeSet<&String> = called.iter().map(|(target, _)| target).collect();
+    assert_eq!((servers.len(), called.len()), (10, 10), "a server is called over one connection: {called:?}");
 }
 
 #[tokio::test]
@@ -92,14 +123,14 @@ async fn in_an_open_loop_what_waited_for_another_counts_from_when_it_was_due() {
     const LATE: Duration = Duration::from_millis(600);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(slow_to_begin(listener, LATE));
+    tokio::spawn(async move { answered(listener.accept().await.expect("an agent comes").0, LATE, |_| {}).await });
     let workload = Workload { shape: Shape::Open { per_second: 100, connections: 1 }, ..workload_of("open-2000") };
     let requests = Requests::new(&workload, &["/".to_owned()], "localhost", None);
     let route = Route { address, tls: None, connect: None };
     let load = Load::start(&workload, route, requests, Instant::now()).await;
     load.count();
     until(|| load.counted() >= 50).await;
-    let tally: std::sync::Arc<Tally> = load.stop().await;
+    let tally = load.stop().await;
     assert_eq!(tally.failure(), None);
     // Some sixty were due meanwhile, the last of them just then: half of the first fifty waited for half of it and more.
     assert!(tally.delay_us(100.0) >= 600_000.0, "{}", tally.delay_us(100.0));
