@@ -28,9 +28,9 @@ use crate::core::routes::{Route, Routes};
 pub struct View {
     /// What requests are decided by.
     pub routes: Routes,
-    /// By binding and revision: a credential can only be leased for the very form of the binding
+    /// By binding, with its revision: a credential can only be leased for the very form of the binding
     /// that it was built for.
-    slots: HashMap<(BindingId, u64), Slot>,
+    slots: HashMap<BindingId, (u64, Slot)>,
 }
 
 /// What there is for a binding.
@@ -125,7 +125,7 @@ impl View {
     }
 
     fn slot(&self, route: &Route) -> Option<&Slot> {
-        self.slots.get(&(route.binding.id.clone(), route.revision))
+        self.slots.get(&route.binding.id).filter(|(revision, _)| *revision == route.revision).map(|(_, slot)| slot)
     }
 }
 

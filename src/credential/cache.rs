@@ -141,7 +141,7 @@ impl Cache {
             let id = entry.binding.id.clone();
             let (known, slot) = self.admit(before.remove(&id), entry, now);
             routes.push(Route { binding: Arc::clone(&known.entry.binding), revision: known.revision });
-            slots.insert((id.clone(), known.revision), slot);
+            slots.insert(id.clone(), (known.revision, slot));
             self.known.insert(id, known);
         }
         let gone = self.gone(&before);
@@ -157,8 +157,9 @@ impl Cache {
     /// what it told last.
     pub fn bar(&mut self, bar: Refusal) {
         let view = self.readers.view();
-        let unusable = |slot: &(BindingId, u64)| (slot.clone(), Slot::Unusable(bar.clone()));
-        let slots = view.slots.keys().map(unusable).collect();
+        let unusable =
+            |(id, (revision, _)): (&BindingId, &(u64, Slot))| (id.clone(), (*revision, Slot::Unusable(bar.clone())));
+        let slots = view.slots.iter().map(unusable).collect();
         self.readers.0.store(Arc::new(View { routes: view.routes.barred(bar.clone()), slots }));
         for known in self.known.values_mut() {
             known.end(Life::Barred(bar.reason));

@@ -96,7 +96,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
             let next = match asked {
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
                     Some(passage) => return End::Forward(passage, Box::new(head)),
-                    None => self.exchange(&head).await,
+                    None => self.exchange(head).await,
                 },
                 Ok(Asked::Tunnel(place)) => return self.tunnel(place).await,
                 Err(ReadFault::Closed) => return End::Over,
@@ -162,31 +162,34 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
         last_answer(&mut self.inbound, &mut self.out, &response, self.shared.settings.times.idle).await;
     }
 
-    async fn exchange(&mut self, head: &Head) -> Next {
-        let body = match self.read_body(head).await {
+    async fn exchange(&mut self, head: Head) -> Next {
+        let body = match self.read_body(&head).await {
             Ok(body) => Ok(body),
             Err(ReadFault::Closed) => return Next::Close,
             Err(ReadFault::Refused(refusal)) => Err(refusal),
         };
         let unread = body.is_err();
-        let close = unread || wants_close(head);
+        let close = unread || wants_close(&head);
         let Handled { answer, _busy } = tokio::select! {
             biased;
-            handled = handle(self.shared, self.way, Version::HTTP_11, (head, body), &mut self.patience) => handled,
+            handled = handle(self.shared, self.way, Version::HTTP_11, (&head, body), &mut self.patience) => handled,
             // The handler's future is dropped, and with it whatever it holds upstream.
             () = self.inbound.closed() => return Next::Close,
         };
+        let method = head.method.clone();
+        // A stream may last for days: what was asked is not kept.
+        drop(head);
         match answer {
             Answer::Whole(response) if unread => {
                 self.last_answer(response).await;
                 Next::Close
             }
             Answer::Whole(response) => {
-                let written = self.whole(&response, close, head.method == Method::HEAD).await;
+                let written = self.whole(&response, close, method == Method::HEAD).await;
                 if written && !close { Next::Keep } else { Next::Close }
             }
             Answer::Relay(relay) => {
-                relay.run(&mut self.out, &head.method, close, self.inbound.closed(), &mut self.patience).await
+                relay.run(&mut self.out, &method, close, self.inbound.closed(), &mut self.patience).await
             }
         }
     }
