@@ -186,7 +186,8 @@ impl HeaderNames {
     /// Whether `name`, in lower case, is one of them.
     pub fn have(&self, name: &str) -> bool {
         // No name is on a list and on the one that takes from it, as a test sees to.
-        if self.names.contains(&name) {
+        let first = name.as_bytes().first();
+        if self.names.iter().any(|known| known.as_bytes().first() == first && *known == name) {
             return true;
         }
         let looks = self.prefixes.iter().any(|prefix| name.starts_with(prefix))
@@ -206,8 +207,11 @@ impl HeaderNames {
         }
         let begins = |(at, pair): (usize, &[u8])| {
             let may = first & bit(pair.first()) != 0 && second & bit(pair.get(1)) != 0;
-            let rest = || name.get(at..).unwrap_or_default();
-            may && self.parts.iter().any(|part| rest().starts_with(part.as_bytes()))
+            let stands = |part: &&str| {
+                part.as_bytes().get(..2) == Some(pair)
+                    && name.get(at..).is_some_and(|rest| rest.starts_with(part.as_bytes()))
+            };
+            may && self.parts.iter().any(stands)
         };
         name.windows(2).enumerate().any(begins)
     }

@@ -6,11 +6,10 @@
 //! bodies are refused. Only the fields that decide are read, borrowed from the body.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use json::Reader;
+
+mod json;
 
 /// What a POST body holds.
 #[derive(Debug)]
@@ -96,81 +95,52 @@ const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 /// Reads a body. `Err` means nothing of it can be trusted, not even the id; a
 /// [`Message::fault`] means it is refused, but its id may be echoed.
 pub fn parse(bytes: &[u8]) -> Result<Body<'_>, BodyFault> {
-    let text = std::str::from_utf8(bytes).map_err(|_| BodyFault::NotUtf8)?;
-    let mut json = serde_json::Deserializer::from_str(text);
-    let body = json.deserialize_any(BodyVisitor).map_err(|_| BodyFault::NotJsonRpc)?;
-    json.end().map_err(|_| BodyFault::NotJsonRpc)?;
-    Ok(body)
+    // Nearly all are ASCII, which is told sooner.
+    if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
+        return Err(BodyFault::NotUtf8);
+    }
+    body(&mut Reader::new(bytes)).ok_or(BodyFault::NotJsonRpc)
 }
 
-struct BodyVisitor;
-
-impl<'de> Visitor<'de> for BodyVisitor {
-    type Value = Body<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON-RPC message")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Body<'de>, A::Error> {
-        Message::read(map).map(Body::One)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Body<'de>, A::Error> {
-        let mut messages = Vec::new();
-        while let Some(message) = seq.next_element_seed(MessageSeed)? {
-            if messages.len() == MAX_BATCH {
-                return Err(A::Error::custom("batch too long"));
-            }
-            messages.push(message);
-        }
-        Ok(Body::Batch(messages))
-    }
+fn body<'a>(json: &mut Reader<'a>) -> Option<Body<'a>> {
+    let body = match json.peek()? {
+        b'[' => Body::Batch(batch(json)?),
+        _ => Body::One(Message::read(json)?),
+    };
+    json.end()?;
+    Some(body)
 }
 
-struct MessageSeed;
-
-impl<'de> DeserializeSeed<'de> for MessageSeed {
-    type Value = Message<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Message<'de>, D::Error> {
-        json.deserialize_map(self)
-    }
+fn batch<'a>(json: &mut Reader<'a>) -> Option<Vec<Message<'a>>> {
+    let mut messages = Vec::new();
+    json.array(|json| {
+        let message = Message::read(json)?;
+        messages.push(message);
+        (messages.len() <= MAX_BATCH).then_some(())
+    })?;
+    Some(messages)
 }
 
-impl<'de> Visitor<'de> for MessageSeed {
-    type Value = Message<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON-RPC message")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Message<'de>, A::Error> {
-        Message::read(map)
-    }
-}
-
-impl<'de> Message<'de> {
-    fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+impl<'a> Message<'a> {
+    fn read(json: &mut Reader<'a>) -> Option<Self> {
         let mut message = Self::default();
         let mut keys = Keys::new(TOP_KEYS);
         let (mut version, mut answer) = (false, false);
-        while let Some(Text(key)) = map.next_key()? {
+        json.object(|json, key| {
             match key.as_ref() {
-                "jsonrpc" => version = map.next_value::<Text<'_>>()?.0 == "2.0",
-                "id" => message.set_id(map.next_value::<&RawValue>()?.get()),
-                "method" => message.method = Some(map.next_value::<Text<'_>>()?.0),
-                "params" => message.set_params(map.next_value_seed(ParamsSeed)?),
+                "jsonrpc" => version = json.text()? == "2.0",
+                "id" => message.set_id(json.raw()?),
+                "method" => message.method = Some(json.text()?),
+                "params" => message.set_params(Params::read(json)?),
                 "result" | "error" => {
                     answer = true;
-                    map.next_value::<IgnoredAny>()?;
+                    json.pass()?;
                 }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
+                _ => json.pass()?,
             }
             message.note(keys.admit(key));
-        }
+            Some(())
+        })?;
         message.kind = match (&message.method, message.id, answer) {
             (Some(_), Some(_), false) => Some(Kind::Request),
             (Some(_), None, false) => Some(Kind::Notification),
@@ -180,10 +150,10 @@ impl<'de> Message<'de> {
         if message.kind.is_none() || !version {
             message.note(Some(BodyFault::NotJsonRpc));
         }
-        Ok(message)
+        Some(message)
     }
 
-    fn set_id(&mut self, raw: &'de str) {
+    fn set_id(&mut self, raw: &'a str) {
         let digits = raw.strip_prefix('-').unwrap_or(raw);
         let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         if raw.len() <= MAX_ID_BYTES && (raw.starts_with('"') || whole) {
@@ -193,7 +163,7 @@ impl<'de> Message<'de> {
         }
     }
 
-    fn set_params(&mut self, (params, fault): (Params<'de>, Option<BodyFault>)) {
+    fn set_params(&mut self, (params, fault): (Params<'a>, Option<BodyFault>)) {
         self.params = params;
         self.note(fault);
     }
@@ -220,7 +190,7 @@ impl<'a> Keys<'a> {
         }
         let fault = if self.seen.contains(&key) {
             Some(BodyFault::DuplicateKey)
-        } else if self.known.iter().any(|known| *known != key && folds_to(&key, known)) {
+        } else if !self.known.contains(&key.as_ref()) && self.known.iter().any(|known| folds_to(&key, known)) {
             Some(BodyFault::KeyCase)
         } else {
             None
@@ -234,6 +204,9 @@ impl<'a> Keys<'a> {
 /// ASCII fold into it: the long s and the Kelvin sign, which Go's encoding/json knows, and the i
 /// without a dot and the capital one with a dot, which Java's equalsIgnoreCase takes for an i.
 fn folds_to(key: &str, known: &str) -> bool {
+    if key.is_ascii() {
+        return key.eq_ignore_ascii_case(known);
+    }
     let fold = |c: char| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
@@ -243,117 +216,47 @@ fn folds_to(key: &str, known: &str) -> bool {
     key.chars().map(fold).eq(known.chars().map(fold))
 }
 
-struct ParamsSeed;
-
-impl<'de> DeserializeSeed<'de> for ParamsSeed {
-    type Value = (Params<'de>, Option<BodyFault>);
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ParamsSeed {
-    type Value = (Params<'de>, Option<BodyFault>);
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("params as an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut params = Params::default();
+impl<'a> Params<'a> {
+    fn read(json: &mut Reader<'a>) -> Option<(Self, Option<BodyFault>)> {
+        let mut params = Self::default();
         let mut keys = Keys::new(PARAM_KEYS);
         let mut fault = None;
-        while let Some(Text(key)) = map.next_key()? {
+        json.object(|json, key| {
             match key.as_ref() {
-                "name" => params.name = map.next_value::<MaybeText<'_>>()?.0,
-                "uri" => params.uri = map.next_value::<MaybeText<'_>>()?.0,
-                "taskId" => params.task_id = map.next_value::<MaybeText<'_>>()?.0,
+                "name" => params.name = json.text_or_other()?,
+                "uri" => params.uri = json.text_or_other()?,
+                "taskId" => params.task_id = json.text_or_other()?,
                 "_meta" => {
-                    let (version, meta_fault) = map.next_value_seed(MetaSeed)?;
+                    let (version, meta_fault) = meta(json)?;
                     params.version = version;
                     fault = fault.or(meta_fault);
                 }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
+                _ => json.pass()?,
             }
             fault = fault.or(keys.admit(key));
-        }
-        Ok((params, fault))
+            Some(())
+        })?;
+        Some((params, fault))
     }
 }
 
-struct MetaSeed;
-
-impl<'de> DeserializeSeed<'de> for MetaSeed {
-    type Value = (Option<Cow<'de, str>>, Option<BodyFault>);
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
+/// The revision in `_meta`, which may be null.
+fn meta<'a>(json: &mut Reader<'a>) -> Option<(Option<Cow<'a, str>>, Option<BodyFault>)> {
+    let (mut version, mut fault) = (None, None);
+    if json.peek()? != b'{' {
+        return (json.raw()? == "null").then_some((version, fault));
     }
-}
-
-impl<'de> Visitor<'de> for MetaSeed {
-    type Value = (Option<Cow<'de, str>>, Option<BodyFault>);
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("_meta as an object")
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok((None, None))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut version = None;
-        let mut keys = Keys::new(&[VERSION_KEY]);
-        let mut fault = None;
-        while let Some(Text(key)) = map.next_key()? {
-            if key == VERSION_KEY {
-                version = map.next_value::<MaybeText<'_>>()?.0;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-            fault = fault.or(keys.admit(key));
+    let mut keys = Keys::new(&[VERSION_KEY]);
+    json.object(|json, key| {
+        if key == VERSION_KEY {
+            version = json.text_or_other()?;
+        } else {
+            json.pass()?;
         }
-        Ok((version, fault))
-    }
-}
-
-/// A string, borrowed where it has no escapes.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow, deserialize_with = "borrowed")] Cow<'a, str>);
-
-/// A string, or anything else (then `None`): `params.name` of a method that is none of ours.
-struct MaybeText<'a>(Option<Cow<'a, str>>);
-
-impl<'de> Deserialize<'de> for MaybeText<'de> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        let raw: &RawValue = Deserialize::deserialize(json)?;
-        Ok(Self(serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)))
-    }
-}
-
-fn borrowed<'de, D: Deserializer<'de>>(json: D) -> Result<Cow<'de, str>, D::Error> {
-    struct TextVisitor;
-    impl<'de> Visitor<'de> for TextVisitor {
-        type Value = Cow<'de, str>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
-
-        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-            Ok(Cow::Borrowed(text))
-        }
-
-        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-            Ok(Cow::Owned(text.to_owned()))
-        }
-    }
-    json.deserialize_str(TextVisitor)
+        fault = fault.or(keys.admit(key));
+        Some(())
+    })?;
+    Some((version, fault))
 }
 
 #[cfg(test)]

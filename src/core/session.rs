@@ -63,8 +63,7 @@ impl Sessions {
 
     /// The servers that gave this id out; empty if none is remembered.
     pub fn givers(&mut self, session: SessionDigest) -> Vec<ServerName> {
-        self.touch(session);
-        self.known.get(&session).map(|known| known.givers.clone()).unwrap_or_default()
+        self.touch(session).map(|known| known.givers.clone()).unwrap_or_default()
     }
 
     /// Remembers that `server` gave this id out.
