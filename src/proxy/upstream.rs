@@ -124,7 +124,8 @@ impl Upstreams {
         loop {
             let (connection, reused) = match pool.checkout() {
                 Some(connection) => (connection, true),
-                None => (self.connect(&pool).await?, false),
+                // Apart: most calls need no room for resolution and a handshake.
+                None => (Box::pin(self.connect(&pool)).await?, false),
             };
             match connection.send(outgoing, &pool).await {
                 Ok(incomer) => return Ok(incomer),

@@ -1,3 +1,5 @@
+//! What reaches the reader of the access log, and what does not hold its writers up.
+
 use std::io::{BufRead as _, BufReader, PipeReader, Read as _, pipe};
 use std::sync::mpsc::{Receiver, Sender, channel};
 

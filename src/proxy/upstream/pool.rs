@@ -203,7 +203,7 @@ pub(in crate::proxy) async fn sweep(pools: Arc<Mutex<Pools>>, credentials: Crede
         let now = clock::now();
         let current = |key: &PoolKey| {
             let Lookup::Route(route) = view.routes.find(key.server.as_str()) else { return false };
-            let generation = view.lease(&route).map(|lease| lease.credential.generation);
+            let generation = view.lease(route).map(|lease| lease.credential.generation);
             (&route.binding.id, route.revision, generation) == (&key.binding, key.revision, Ok(key.generation))
         };
         pools.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, pool| {
