@@ -188,10 +188,11 @@ async fn handshake(
     let fault = |detail: &dyn ToString| Refusal::because(Reason::AgentTls, detail.to_string());
     let shaken = timeout(shared.settings.times.head, stream::accept(&settings, socket, early)).await;
     let shaken = shaken.map_err(|_| fault(&"the handshake did not come to its end in time"))?;
-    let (shaken, asked) = shaken.map_err(|error| match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
-        Some(tls) => fault(tls),
-        None => fault(&error.kind()),
-    })?;
+    let (shaken, asked) =
+        shaken.map_err(|error| match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+            Some(tls) => fault(tls),
+            None => fault(&error.kind()),
+        })?;
     // Two parsers have read the name; a difference would be a way around the decision.
     let named = asked.as_deref().and_then(Host::parse);
     let same = match host {
