@@ -189,6 +189,7 @@ proptest! {
         reads in sizes(30_000),
         writes in sizes(30_000),
         slices in prop::collection::vec(1..60_000usize, 1..4),
+        their_slice in 100..20_000usize,
         room in 1..40_000usize,
         (ours, theirs) in (0..150_000usize, 0..150_000usize),
     ) {
@@ -196,16 +197,17 @@ proptest! {
         let most = |sizes: &[usize]| sizes.iter().max().copied().unwrap_or(1).saturating_mul(2_000);
         let (ours, theirs) = (ours.min(most(&writes)).min(wire * 2_000), theirs.min(most(&reads)).min(wire * 2_000));
         let (ours, theirs) = (text(ours), text(theirs.min(room * 2_000)));
+        let their_slices = [their_slice];
         let heard = run(async {
             let (near, far) = tokio::io::duplex(wire);
             let (near, far) = (Wire::new(near, &reads, &writes), Wire::new(far, &[], &[]));
             let settings = Settings::new(if newest { &TLS13 } else { &TLS12 });
             if serves {
                 let (near, far) = settings.as_server(near, far).await;
-                tokio::join!(exchange(near, &ours, &slices, room), exchange(far, &theirs, &[16 * 1024], 8 * 1024))
+                tokio::join!(exchange(near, &ours, &slices, room), exchange(far, &theirs, &their_slices, 8 * 1024))
             } else {
                 let (near, far) = settings.as_client(near, far).await;
-                tokio::join!(exchange(near, &ours, &slices, room), exchange(far, &theirs, &[16 * 1024], 8 * 1024))
+                tokio::join!(exchange(near, &ours, &slices, room), exchange(far, &theirs, &their_slices, 8 * 1024))
             }
         });
         prop_assert!(heard == (theirs, ours));
@@ -294,7 +296,9 @@ async fn each_side_ends_for_itself() {
         let mut heard = Vec::new();
         near.write_all(b"all of it").await.unwrap();
         near.shutdown().await.unwrap();
-        assert_eq!(near.write(b"more").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let mut scratch = Scratch::take();
+        let more = near.engine.seal(&[IoSlice::new(b"more")], &mut scratch);
+        assert_eq!(more.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         far.read_to_end(&mut heard).await.unwrap();
         assert_eq!(heard, b"all of it");
         far.write_all(b"an answer").await.unwrap();
@@ -317,6 +321,23 @@ async fn we_may_go_on_when_the_other_side_has_ended() {
     let mut heard = Vec::new();
     far.read_to_end(&mut heard).await.unwrap();
     assert_eq!(heard, b"after that");
+}
+
+#[tokio::test]
+async fn what_is_unread_stands_in_no_ones_way() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (mut near, mut far) = Settings::new(&TLS13).as_server(near, far).await;
+    for word in [&b"one "[..], b"two ", b"three"] {
+        far.write_all(word).await.unwrap();
+    }
+    far.shutdown().await.unwrap();
+    assert_eq!(near.read_u8().await.unwrap(), b'o');
+    near.write_all(b"answer").await.unwrap();
+    near.shutdown().await.unwrap();
+    let (mut heard, mut rest) = (Vec::new(), Vec::new());
+    far.read_to_end(&mut heard).await.unwrap();
+    near.read_to_end(&mut rest).await.unwrap();
+    assert_eq!((&heard[..], &rest[..]), (&b"answer"[..], &b"ne two three"[..]));
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@ use super::session::Session;
 
 /// One side of a connection, with what waits on it.
 pub(super) struct Engine<S> {
-    session: S,
+    /// Apart, since it is large, and futures hold a connection more than once while it is made.
+    session: Box<S>,
     /// Why nothing more can be said or heard.
     fault: Option<Error>,
     /// Received and not decrypted: a part of a record, mostly.
@@ -34,7 +35,7 @@ impl<S: Session> Engine<S> {
     /// `early` is what was received already.
     pub(super) fn new(session: S, early: Vec<u8>) -> Self {
         Self {
-            session,
+            session: Box::new(session),
             fault: None,
             incoming: Waiting::new(early),
             whole: true,
