@@ -202,7 +202,8 @@ fn memory_is_given_back_after_a_burst() {
 
 #[test]
 fn writes_are_of_whole_lines() {
-    let rows: [(&str, usize, Option<(&str, &str)>); 7] = [
+    type Row<'a> = (&'a str, usize, Option<(&'a str, &'a str)>);
+    let rows: [Row<'_>; 7] = [
         ("", 4, None),
         ("ab\n", 4, Some(("ab\n", ""))),
         ("ab\ncd\n", 6, Some(("ab\ncd\n", ""))),
