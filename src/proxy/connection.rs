@@ -1,6 +1,7 @@
 //! One connection of the agent: read a request, answer it, and again. HTTP/1.1 as RFC 9112 has
 //! it, by our own hand, so that what is read strictly is also all that is read.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,7 +97,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
             let next = match asked {
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
                     Some(passage) => return End::Forward(passage, Box::new(head)),
-                    None => self.exchange(head).await,
+                    // Apart: a connection between two calls, as most are, needs no room for one.
+                    None => Box::pin(self.exchange(head)).await,
                 },
                 Ok(Asked::Tunnel(place)) => return self.tunnel(place).await,
                 Err(ReadFault::Closed) => return End::Over,
@@ -154,7 +156,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
     /// Writes an answer of our own; false if it could not be, or the agent would not take it.
     async fn whole(&mut self, response: &http::Response<bytes::Bytes>, close: bool, head_only: bool) -> bool {
         let written = self.out.whole(response, close, head_only);
-        let written = self.patience.within(self.shared.settings.times.idle, written).await;
+        let written = self.patience.within(self.shared.settings.times.idle, pin!(written)).await;
         matches!(written, Ok(Ok(())))
     }
 

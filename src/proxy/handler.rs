@@ -1,5 +1,6 @@
 //! One request: decide, lease, send, hand back. The product on one screen.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -192,7 +193,7 @@ impl Request<'_> {
         };
         exchange.forwarded();
         let (idle, upstreams) = (self.shared.settings.times.idle, &self.shared.upstreams);
-        let sent = patience.within(idle, upstreams.send(&plan.route, lease, outgoing)).await;
+        let sent = patience.within(idle, pin!(upstreams.send(&plan.route, lease, outgoing))).await;
         let incomer = sent.map_err(|Late| Refusal::because(Reason::UpstreamTimeout, "idleTimeout"))??;
         let status = incomer.status;
         if status.is_informational() {

@@ -1,7 +1,7 @@
 //! The reading half of an agent's connection: heads and bodies, bounded in size and time.
 
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -69,12 +69,12 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         patience: &mut Patience,
     ) -> Result<Asked, ReadFault> {
         if self.buffer.is_empty() {
-            match patience.within(idle, self.fill()).await {
+            match patience.within(idle, pin!(self.fill())).await {
                 Ok(Ok(1..)) => {}
                 _ => return Err(ReadFault::Closed),
             }
         }
-        let read = patience.within(head, self.rest_of_head(limits.head)).await;
+        let read = patience.within(head, pin!(self.rest_of_head(limits.head))).await;
         let end =
             read.map_err(|_| Refusal::because(Reason::MalformedHead, "the head did not come to its end in time"))??;
         let bytes = self.buffer.get(..end).unwrap_or_default();
@@ -115,7 +115,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
                 Framing::Chunked => self.chunked_body(limits, budget).await,
             }
         };
-        patience.within(time, read).await.map_err(|Late| late())?
+        patience.within(time, pin!(read)).await.map_err(|Late| late())?
     }
 
     async fn sized_body(&mut self, length: u64, limits: &Limits, budget: &Arc<Semaphore>) -> Result<Bytes, ReadFault> {

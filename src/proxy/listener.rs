@@ -95,14 +95,19 @@ fn admit(socket: TcpStream, door: Door, shared: &Arc<Shared>, slots: &Slots) {
     let _best_effort = socket.set_nodelay(true);
     // Apart: a quiet connection to the endpoint needs no room for TLS.
     let _detached = match door {
-        Door::Endpoint => start(slot, shared, async move { connection::serve(socket, &for_it, overloaded).await }),
-        Door::Proxy => start(slot, shared, async move { capture::proxy(socket, &for_it, overloaded).await }),
-        Door::Redirect => start(slot, shared, async move { capture::redirect(socket, &for_it, overloaded).await }),
+        Door::Endpoint => {
+            start(slot, shared, move || async move { connection::serve(socket, &for_it, overloaded).await })
+        }
+        Door::Proxy => start(slot, shared, move || async move { capture::proxy(socket, &for_it, overloaded).await }),
+        Door::Redirect => {
+            start(slot, shared, move || async move { capture::redirect(socket, &for_it, overloaded).await })
+        }
     };
 }
 
-/// Serves a connection in a task of its own: a panic ends that one, and nothing else.
-pub(super) fn start<F>(slot: Slot, shared: &Arc<Shared>, serve: F) -> JoinHandle<()>
+/// Serves a connection in a task of its own: a panic ends that one, and nothing else. What serves it is made there,
+/// since a task keeps what it is given twice, once to have it and once to run it.
+pub(super) fn start<F>(slot: Slot, shared: &Arc<Shared>, serve: impl FnOnce() -> F + Send + 'static) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -111,7 +116,7 @@ where
         // Both are given back however this ends.
         let _counted = Counted::new(&telemetry);
         let (Slot::Regular(_permit) | Slot::Excess(_permit)) = slot;
-        serve.await;
+        serve().await;
     })
 }
 

@@ -194,7 +194,7 @@ async fn a_panic_in_one_exchange_harms_no_other() {
     let serve = async move {
         let _over = connection::talk((reader, Vec::new()), tokio::io::sink(), &shared, &Way::Endpoint, false).await;
     };
-    let doomed = start(slots.take().unwrap(), &plane.shared, serve);
+    let doomed = start(slots.take().unwrap(), &plane.shared, move || serve);
     assert_eq!(seen.recv().await, Some(Seen::Held));
     assert!(plane.exposed().contains("postern_agent_connections 2\n"));
     assert!(plane.shared.budget.available_permits() < BUDGET);

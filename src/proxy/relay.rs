@@ -2,6 +2,7 @@
 //! by waiting for the agent's socket.
 
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -172,8 +173,8 @@ impl Relay {
             let next = match self.piece().now_or_never() {
                 Some(next) => next,
                 None => {
-                    self.write((progress, &mut *patience), out.flush()).await?;
-                    patience.within(self.idle, self.piece()).await.map_err(|Late| Outcome::Idle)?
+                    self.write((progress, &mut *patience), pin!(out.flush())).await?;
+                    patience.within(self.idle, pin!(self.piece())).await.map_err(|Late| Outcome::Idle)?
                 }
             };
             let data = match next {
@@ -201,7 +202,7 @@ impl Relay {
         if frame == BodyFrame::Chunked {
             out.end_chunks();
         }
-        self.write((progress, &mut *patience), out.flush()).await
+        self.write((progress, &mut *patience), pin!(out.flush())).await
     }
 
     /// The next piece of the body; `None` at its end.
@@ -223,13 +224,13 @@ impl Relay {
         if out.buffer_data(&data, frame) {
             return Ok(());
         }
-        self.write(way, out.data(data, frame)).await
+        self.write(way, pin!(out.data(data, frame))).await
     }
 
     async fn write(
         &self,
         (progress, patience): (&Progress, &mut Patience),
-        write: impl Future<Output = io::Result<()>>,
+        write: impl Future<Output = io::Result<()>> + Unpin,
     ) -> Result<(), Outcome> {
         progress.begun.store(true, Ordering::Relaxed);
         progress.midway.store(true, Ordering::Relaxed);

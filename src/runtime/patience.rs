@@ -25,12 +25,12 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Waits for `future`, at most this long.
-    pub async fn within<F: Future>(&mut self, time: Duration, future: F) -> Result<F::Output, Late> {
-        let mut future = std::pin::pin!(future);
+    /// Waits for `future`, at most this long. It is pinned by whoever waits: an argument of its own size would be
+    /// kept twice.
+    pub async fn within<F: Future + Unpin>(&mut self, time: Duration, mut future: F) -> Result<F::Output, Late> {
         let mut set = false;
         poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            if let Poll::Ready(output) = Pin::new(&mut future).poll(cx) {
                 return Poll::Ready(Ok(output));
             }
             // What is there already needs no timer.
@@ -56,6 +56,7 @@ fn end(time: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
+    use std::pin::pin;
 
     use super::*;
 
@@ -74,10 +75,10 @@ mod tests {
         assert_eq!(patience.within(LONG, pending::<()>()).await, Err(Late));
         assert_eq!(begun.elapsed().as_secs(), 121);
         // A limit that has passed long ago does not count for the next wait.
-        assert_eq!(patience.within(SHORT, sleep(SHORT / 2)).await, Ok(()));
+        assert_eq!(patience.within(SHORT, pin!(sleep(SHORT / 2))).await, Ok(()));
         sleep(LONG).await;
-        assert_eq!(patience.within(SHORT, sleep(SHORT / 2)).await, Ok(()));
-        assert_eq!(patience.within(Duration::MAX, sleep(LONG)).await, Ok(()));
+        assert_eq!(patience.within(SHORT, pin!(sleep(SHORT / 2))).await, Ok(()));
+        assert_eq!(patience.within(Duration::MAX, pin!(sleep(LONG))).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
