@@ -95,14 +95,20 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
+/// One thread for each core, up to four.
 fn runtime() -> Result<tokio::runtime::Runtime, u8> {
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-    // On one core, threads that hand work to each other only cost.
-    let mut builder = match workers {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    builder.worker_threads(workers).enable_all().build().map_err(|error| {
+    built(tokio::runtime::Builder::new_multi_thread().worker_threads(workers))
+}
+
+/// One thread: for what stands beside each agent, where threads that hand work to each other would only cost. One core
+/// bears far more calls than an agent makes.
+fn small_runtime() -> Result<tokio::runtime::Runtime, u8> {
+    built(&mut tokio::runtime::Builder::new_current_thread())
+}
+
+fn built(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, u8> {
+    builder.enable_all().build().map_err(|error| {
         eprintln!("postern: the runtime cannot be started: {error}");
         FAILED
     })

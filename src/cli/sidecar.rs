@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
-use super::{FAILED, INVALID, OK, level, runtime, tell, variable};
+use super::{FAILED, INVALID, OK, level, small_runtime, tell, variable};
 use crate::api::document::Problem;
 use crate::config::sidecar::{self as config, SidecarSettings};
 use crate::core::decide::Refusal;
@@ -82,7 +82,7 @@ pub(super) fn run(args: &Args) -> u8 {
         return INVALID;
     }
     let grace = settings.shutdown_grace;
-    let runtime = match runtime() {
+    let runtime = match small_runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
