@@ -88,14 +88,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, S: Session> Stream<IO, S> {
                 let _best_effort = self.poll_send(cx);
                 return Poll::Ready(Err(fault));
             }
-            ready!(self.poll_send(cx))?;
-            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            let sent = match self.poll_send(cx)? {
+                Poll::Ready(()) => Pin::new(&mut self.io).poll_flush(cx)?,
+                Poll::Pending => Poll::Pending,
+            };
             if !self.engine.state().is_handshaking() {
-                return Poll::Ready(Ok(()));
+                return sent.map(Ok);
             }
             if self.over {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the TLS handshake is cut off")));
             }
+            // Also while something is unsent: the other side may read nothing until it has been heard.
             ready!(self.poll_receive(cx, &mut nothing))?;
         }
     }

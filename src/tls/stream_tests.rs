@@ -476,3 +476,25 @@ async fn the_keys_may_change() {
         assert_eq!(records(&sent.lock().unwrap().concat()).len(), 2);
     }
 }
+
+/// There a client cannot say its next word before the server has heard of it, nor read before it has said it.
+#[tokio::test]
+async fn hands_are_shaken_over_the_narrowest_wire() {
+    for version in [&TLS12, &TLS13] {
+        let settings = Settings::new(version);
+        let (near, far) = tokio::io::duplex(4);
+        let near = async {
+            let (mut near, _) = accept(&settings.server, near, Vec::new()).await.unwrap();
+            near.read_u8().await.unwrap()
+        };
+        let far = async {
+            let connector = TlsConnector::from(Arc::clone(&settings.client));
+            let far = connector.connect(ServerName::try_from(HOST).unwrap(), far).await.unwrap();
+            let (mut reader, mut writer) = tokio::io::split(far);
+            // It waits there until it is flushed. The server ends without a goodbye.
+            let write = async { (writer.write_all(b"x").await.unwrap(), writer.flush().await.unwrap()) };
+            tokio::join!(write, reader.read_u8()).1.unwrap_err().kind()
+        };
+        assert_eq!(tokio::join!(near, far), (b'x', io::ErrorKind::UnexpectedEof));
+    }
+}
