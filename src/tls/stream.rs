@@ -181,13 +181,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, S: Session + Unpin> AsyncWrite for Stre
         ready!(this.poll_send(cx))?;
         let mut scratch = Scratch::take();
         let (taken, mut records) = this.engine.seal(slices, &mut scratch)?;
+        let whole = records.len();
         while !records.is_empty() {
             match Pin::new(&mut this.io).poll_write(cx, records) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(sent)) => records = records.get(sent..).unwrap_or_default(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    // Nothing more is taken until these have gone.
+                // Whoever hears of an error here may send all of it again, elsewhere.
+                Poll::Ready(Err(error)) if records.len() == whole => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(_)) | Poll::Pending => {
+                    // Nothing more is taken until these have gone. What kept them fails again then.
                     this.engine.outgoing.put(records);
                     break;
                 }
@@ -222,3 +224,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, S: Session + Unpin> AsyncWrite for Stre
 #[cfg(test)]
 #[path = "stream_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod break_tests;

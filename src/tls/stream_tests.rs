@@ -18,13 +18,13 @@ use crate::tls::client;
 const HOST: &str = "server.example";
 
 /// Settings of both sides.
-struct Settings {
+pub(super) struct Settings {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
 
 impl Settings {
-    fn new(version: &'static rustls::SupportedProtocolVersion) -> Self {
+    pub(super) fn new(version: &'static rustls::SupportedProtocolVersion) -> Self {
         let now = clock::wall();
         let authority = Authority::new("a", Duration::from_secs(3600), now).unwrap();
         let leaf = authority.issue(&[HOST.to_owned()], Duration::from_secs(60), now).unwrap();
@@ -37,7 +37,7 @@ impl Settings {
     }
 
     /// We are the client, and the library is the server.
-    async fn as_client<IO>(&self, near: IO, far: IO) -> (ClientStream<IO>, tokio_rustls::server::TlsStream<IO>)
+    pub(super) async fn as_client<IO>(&self, near: IO, far: IO) -> (ClientStream<IO>, tokio_rustls::server::TlsStream<IO>)
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
