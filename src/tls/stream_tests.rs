@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 
 use super::*;
 use crate::runtime::clock;
@@ -37,7 +37,7 @@ impl Settings {
     }
 
     /// We are the client, and the library is the server.
-    pub(super) async fn as_client<IO>(&self, near: IO, far: IO) -> (ClientStream<IO>, tokio_rustls::server::TlsStream<IO>)
+    pub(super) async fn as_client<IO>(&self, near: IO, far: IO) -> (ClientStream<IO>, server::TlsStream<IO>)
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
