@@ -114,7 +114,12 @@ async fn count(args: &Args) -> Result<BTreeMap<String, u64>, String> {
     let bench = Bench { upstream: Upstream::start(epoch).await, programs, epoch, core: 0, swarm: None };
     let mut counts = BTreeMap::new();
     for workload in workload::all().iter().filter(|workload| COUNTED.contains(&workload.name)) {
-        let (few, many) = if workload.request > 100_000 { (4, 24) } else { (50, 250) };
+        let (few, many) = match workload.shape {
+            // An event is little beside what a start differs by from another.
+            Shape::Streams { .. } => (50, 1050),
+            _ if workload.request > 100_000 => (4, 24),
+            _ => (50, 250),
+        };
         let less = total(args, &bench, workload, few).await?;
         let more = total(args, &bench, workload, many).await?;
         let each = more.saturating_sub(less) / (many - few) as u64;
