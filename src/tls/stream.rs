@@ -183,17 +183,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, S: Session + Unpin> AsyncWrite for Stre
         let (taken, mut records) = this.engine.seal(slices, &mut scratch)?;
         let whole = records.len();
         while !records.is_empty() {
-            match Pin::new(&mut this.io).poll_write(cx, records) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(sent)) => records = records.get(sent..).unwrap_or_default(),
-                // Whoever hears of an error here may send all of it again, elsewhere.
-                Poll::Ready(Err(error)) if records.len() == whole => return Poll::Ready(Err(error)),
-                Poll::Ready(Err(_)) | Poll::Pending => {
-                    // Nothing more is taken until these have gone. What kept them fails again then.
-                    this.engine.outgoing.put(records);
-                    break;
+            let failed = match Pin::new(&mut this.io).poll_write(cx, records) {
+                Poll::Ready(Ok(sent @ 1..)) => {
+                    records = records.get(sent..).unwrap_or_default();
+                    continue;
                 }
+                Poll::Ready(Ok(0)) => Some(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Err(error)) => Some(error),
+                Poll::Pending => None,
+            };
+            // Whoever hears of an error here may send all of it again, elsewhere.
+            if let Some(error) = failed.filter(|_| records.len() == whole) {
+                return Poll::Ready(Err(error));
             }
+            // Nothing more is taken until these have gone. What kept them fails again then.
+            this.engine.outgoing.put(records);
+            break;
         }
         Poll::Ready(Ok(taken))
     }
