@@ -2,9 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{Method, StatusCode};
+
+use super::fields::{Fields, Known, ascii};
 
 /// The most fields an answer's head may have.
 const MAX_FIELDS: usize = 100;
@@ -14,8 +14,8 @@ const MAX_FIELDS: usize = 100;
 pub struct AnswerHead {
     /// The status; of 100 and above.
     pub status: StatusCode,
-    /// The fields as they came. The values share the bytes that were read.
-    pub headers: HeaderMap,
+    /// The fields as they came.
+    pub headers: Fields,
     /// Where the body ends.
     pub extent: Extent,
     /// Whether the connection may be used again after the body.
@@ -60,7 +60,7 @@ pub fn find_end(bytes: &[u8], seen: usize) -> Option<usize> {
 }
 
 /// Reads a whole head, the empty line included: the answer to a request with `method`.
-pub fn read(head: &Bytes, method: &Method) -> Result<AnswerHead, AnswerFault> {
+pub fn read(head: &[u8], method: &Method) -> Result<AnswerHead, AnswerFault> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let parser = httparse::ParserConfig::default();
@@ -70,11 +70,14 @@ pub fn read(head: &Bytes, method: &Method) -> Result<AnswerHead, AnswerFault> {
         _ => return Err(AnswerFault::NotHttp),
     }
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(AnswerFault::NotHttp)?;
-    let mut headers = HeaderMap::with_capacity(answer.headers.len());
+    let mut headers = Fields::within(head.to_vec());
     for field in answer.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| AnswerFault::NotHttp)?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| AnswerFault::NotHttp)?;
-        headers.append(name, value);
+        let place = |part: &[u8]| {
+            let from = part.as_ptr().addr().wrapping_sub(head.as_ptr().addr());
+            from..from.wrapping_add(part.len())
+        };
+        let added = headers.add(place(field.name.as_bytes()), place(field.value));
+        added.map_err(|_| AnswerFault::NotHttp)?;
     }
     let is_current = answer.version == Some(1);
     let (extent, clear) = extent(&headers, status, method, is_current)?;
@@ -84,7 +87,7 @@ pub fn read(head: &Bytes, method: &Method) -> Result<AnswerHead, AnswerFault> {
 
 /// The body's end, and whether nobody could read another one.
 fn extent(
-    headers: &HeaderMap,
+    headers: &Fields,
     status: StatusCode,
     method: &Method,
     is_current: bool,
@@ -94,12 +97,12 @@ fn extent(
         return Ok((Extent::Length(0), true));
     }
     let length = length(headers)?;
-    if let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+    if let Some(last) = headers.all(Known::TransferEncoding).last() {
         // Version 1.0 knows no chunks: whoever put them there, somebody before us may have read past them.
         if !is_current {
             return Err(AnswerFault::Length);
         }
-        let coding = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        let coding = last.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
         let extent = if coding.eq_ignore_ascii_case(b"chunked") { Extent::Chunked } else { Extent::Close };
         // A length beside it does not count, but what follows on the connection is not to be trusted either.
         return Ok((extent, length.is_none()));
@@ -108,13 +111,13 @@ fn extent(
 }
 
 /// What all fields together say of the length.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, AnswerFault> {
+fn length(headers: &Fields) -> Result<Option<u64>, AnswerFault> {
     let mut said = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
+    for value in headers.all(Known::ContentLength) {
         // Servers have been seen to send the same one twice, in one field or in two.
-        for digits in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        for digits in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             let plain = (1..=19).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-            let length = std::str::from_utf8(digits).ok().filter(|_| plain).and_then(|digits| digits.parse().ok());
+            let length = ascii(digits).filter(|_| plain).and_then(|digits| digits.parse().ok());
             let length: u64 = length.ok_or(AnswerFault::Length)?;
             if said.replace(length).is_some_and(|before| before != length) {
                 return Err(AnswerFault::Length);
@@ -124,11 +127,9 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, AnswerFault> {
     Ok(said)
 }
 
-fn says_close(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(CONNECTION).iter();
-    values
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+fn says_close(headers: &Fields) -> bool {
+    let mut options = headers.all(Known::Connection).flat_map(|value| value.split(|byte| *byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 #[cfg(test)]
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<AnswerHead, AnswerFault> {
-        read(&Bytes::copy_from_slice(text.as_bytes()), &Method::POST)
+        read(text.as_bytes(), &Method::POST)
     }
 
     #[test]
@@ -175,8 +176,8 @@ mod tests {
 
     #[test]
     fn an_answer_to_head_has_no_body() {
-        let text = Bytes::from_static(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
-        assert_eq!(read(&text, &Method::HEAD).unwrap().extent, Extent::Length(0));
+        let text = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
+        assert_eq!(read(text, &Method::HEAD).unwrap().extent, Extent::Length(0));
     }
 
     #[test]
@@ -214,7 +215,7 @@ mod tests {
             prop_assert_eq!(find_end(&all.as_bytes()[..cut], 0), None);
             prop_assert_eq!(find_end(all.as_bytes(), cut), Some(text.len()));
             prop_assert!(head(&text).is_ok());
-            prop_assert_eq!(read(&Bytes::from(text).slice(..cut), &Method::POST), Err(AnswerFault::NotHttp));
+            prop_assert_eq!(read(&text.as_bytes()[..cut], &Method::POST), Err(AnswerFault::NotHttp));
         }
 
         #[test]
@@ -222,7 +223,7 @@ mod tests {
             let mut text = b"HTTP/1.1 200 OK\r\n".to_vec();
             text.extend(bytes);
             let end = find_end(&text, 0).unwrap_or(text.len());
-            let _read_or_refused = read(&Bytes::from(text).slice(..end), &Method::GET);
+            let _read_or_refused = read(&text[..end], &Method::GET);
         }
     }
 }

@@ -152,7 +152,7 @@ fn header_name(text: &str) -> Result<HeaderName, HeaderFault> {
 /// Reads the name of the header that the credential goes into.
 pub fn credential_header(text: &str) -> Result<HeaderName, HeaderFault> {
     let name = header_name(text)?;
-    if NOT_FOR_CREDENTIALS.iter().any(|names| names.have(name.as_str())) {
+    if NOT_FOR_CREDENTIALS.iter().any(|names| names.have(name.as_str().as_bytes())) {
         return Err(NO_CREDENTIAL_HEADER);
     }
     Ok(name)
@@ -161,7 +161,7 @@ pub fn credential_header(text: &str) -> Result<HeaderName, HeaderFault> {
 /// Reads the name of an agent's header that may go through.
 pub fn pass_header(text: &str) -> Result<HeaderName, HeaderFault> {
     let name = header_name(text)?;
-    if NOT_PASSED.iter().any(|names| names.have(name.as_str())) {
+    if NOT_PASSED.iter().any(|names| names.have(name.as_str().as_bytes())) {
         return Err(NO_PASS_HEADER);
     }
     Ok(name)
@@ -178,43 +178,52 @@ pub struct HeaderNames {
     pub suffixes: &'static [&'static str],
     /// What may stand anywhere in it, of two characters at least.
     pub parts: &'static [&'static str],
+    starts: (u32, u32),
     /// Names that look like it and are not.
     pub but: Option<&'static HeaderNames>,
 }
 
 impl HeaderNames {
     /// Whether `name`, in lower case, is one of them.
-    pub fn have(&self, name: &str) -> bool {
+    pub fn have(&self, name: &[u8]) -> bool {
         // No name is on a list and on the one that takes from it, as a test sees to.
-        let first = name.as_bytes().first();
-        if self.names.iter().any(|known| known.as_bytes().first() == first && *known == name) {
+        if self.names.iter().any(|known| known.as_bytes() == name) {
             return true;
         }
-        let looks = self.prefixes.iter().any(|prefix| name.starts_with(prefix))
-            || self.suffixes.iter().any(|suffix| name.ends_with(suffix))
-            || self.have_part_of(name.as_bytes());
+        let looks = self.prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+            || self.suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+            || self.have_part_of(name);
         looks && !self.but.is_some_and(|but| but.have(name))
     }
 
     /// Looks at each place once, and closely only where two characters could begin a part: names are too
     /// short for a search that prepares itself.
     fn have_part_of(&self, name: &[u8]) -> bool {
-        let bit = |byte: Option<&u8>| byte.map_or(0, |byte| 1u32 << (byte % 32));
-        let (mut first, mut second) = (0, 0);
-        for part in self.parts {
-            first |= bit(part.as_bytes().first());
-            second |= bit(part.as_bytes().get(1));
-        }
-        let begins = |(at, pair): (usize, &[u8])| {
-            let may = first & bit(pair.first()) != 0 && second & bit(pair.get(1)) != 0;
-            let stands = |part: &&str| {
-                part.as_bytes().get(..2) == Some(pair)
-                    && name.get(at..).is_some_and(|rest| rest.starts_with(part.as_bytes()))
-            };
-            may && self.parts.iter().any(stands)
-        };
-        name.windows(2).enumerate().any(begins)
+        let (mut last, mut at) = (0, 0);
+        !self.parts.is_empty()
+            && name.iter().any(|byte| {
+                let bit = 1u32 << (byte % 32);
+                let may = last & self.starts.0 != 0 && bit & self.starts.1 != 0;
+                last = bit;
+                at += 1;
+                may && self
+                    .parts
+                    .iter()
+                    .any(|part| name.get(at - 2..).is_some_and(|rest| rest.starts_with(part.as_bytes())))
+            })
     }
+}
+
+/// By the lowest five bits, with which characters parts begin, and which are their second ones.
+const fn starts(parts: &[&str]) -> (u32, u32) {
+    let (mut starts, mut at) = ((0, 0), 0);
+    while at < parts.len() {
+        let part = parts[at].as_bytes();
+        starts.0 |= 1 << (part[0] % 32);
+        starts.1 |= 1 << (part[1] % 32);
+        at += 1;
+    }
+    starts
 }
 
 /// What the credential may not go into.
@@ -243,6 +252,7 @@ const FRAMING: HeaderNames = HeaderNames {
     prefixes: &["proxy-connection", "x-forwarded-"],
     suffixes: &[],
     parts: &[],
+    starts: (0, 0),
     but: None,
 };
 
@@ -262,32 +272,38 @@ const FORWARDED: HeaderNames = HeaderNames {
     prefixes: &["mcp-"],
     suffixes: &[],
     parts: &[],
+    starts: (0, 0),
     but: Some(&CREDENTIAL_LIKE),
 };
 
 /// Cookies have rules of their own: `passCookies`.
-const COOKIES: HeaderNames = HeaderNames { names: &["cookie"], prefixes: &[], suffixes: &[], parts: &[], but: None };
+const COOKIES: HeaderNames =
+    HeaderNames { names: &["cookie"], prefixes: &[], suffixes: &[], parts: &[], starts: (0, 0), but: None };
 
 /// They mirror a tool's arguments and have their names (`Mcp-Param-Page-Token`).
 const MIRRORED: HeaderNames =
-    HeaderNames { names: &[], prefixes: &["mcp-param-"], suffixes: &[], parts: &[], but: None };
+    HeaderNames { names: &[], prefixes: &["mcp-param-"], suffixes: &[], parts: &[], starts: (0, 0), but: None };
+
+const CREDENTIAL_PARTS: &[&str] =
+    &["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"];
 
 const CREDENTIAL_LIKE: HeaderNames = HeaderNames {
     names: &["authorization", "proxy-authorization", "cookie", "set-cookie", "dpop", "x-api-key"],
     prefixes: &[],
     suffixes: &["-authorization"],
-    parts: &["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"],
+    parts: CREDENTIAL_PARTS,
+    starts: starts(CREDENTIAL_PARTS),
     but: Some(&MIRRORED),
 };
 
 /// Request headers of the agent that always go through.
-pub fn is_forwarded(name: &str) -> bool {
+pub fn is_forwarded(name: &[u8]) -> bool {
     FORWARDED.have(name)
 }
 
 /// Headers that are, or are named like, credentials. Also what counts as "the agent's own token".
 /// `Mcp-Param-*` are not: they mirror a tool's arguments and have their names (`Mcp-Param-Page-Token`).
-pub fn looks_like_credential(name: &str) -> bool {
+pub fn looks_like_credential(name: &[u8]) -> bool {
     CREDENTIAL_LIKE.have(name)
 }
 
@@ -345,7 +361,8 @@ mod tests {
     #[test]
     fn the_lists_are_as_the_search_in_them_needs() {
         for set in [&FRAMING, &FORWARDED, &COOKIES, &MIRRORED, &CREDENTIAL_LIKE] {
-            let taken: Vec<_> = set.names.iter().filter(|name| set.but.is_some_and(|but| but.have(name))).collect();
+            let taken: Vec<_> =
+                set.names.iter().filter(|name| set.but.is_some_and(|but| but.have(name.as_bytes()))).collect();
             assert!(taken.is_empty(), "{taken:?}");
             assert!(set.parts.iter().all(|part| part.len() > 1), "{:?}", set.parts);
         }

@@ -4,9 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 
-use http::{HeaderValue, header};
-
 use super::decide::Refusal;
+use super::fields::{Known, ascii};
 use super::reason::Reason;
 use super::request::Head;
 use super::routes::Routes;
@@ -113,7 +112,7 @@ impl Origin {
 /// The origin that a request means: everything in it that names one has to agree.
 pub fn origin(head: &Head, way: &Way) -> Result<Origin, Refusal> {
     let mismatch = |detail| Refusal::because(Reason::AuthorityMismatch, detail);
-    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(split_authority);
+    let host = head.headers.text(Known::Host).and_then(split_authority);
     let (host, port) = host.ok_or_else(|| mismatch("Host is no host[:port]"))?;
     let spoken = match way {
         Way::Direct(direct) => direct.scheme,
@@ -148,11 +147,11 @@ pub fn origin(head: &Head, way: &Way) -> Result<Origin, Refusal> {
 
 /// A web page of another origin must not use the credential through a browser in the pod.
 pub fn own_origin(head: &Head, own: &Host) -> Result<(), Refusal> {
-    let foreign = |origin: &HeaderValue| {
-        let authority = origin.to_str().ok().and_then(|o| o.strip_prefix("http://").or(o.strip_prefix("https://")));
+    let foreign = |origin: &[u8]| {
+        let authority = ascii(origin).and_then(|o| o.strip_prefix("http://").or(o.strip_prefix("https://")));
         !authority.and_then(split_authority).is_some_and(|(host, _)| host == *own || is_loopback(&host))
     };
-    if head.headers.get_all(header::ORIGIN).iter().any(foreign) {
+    if head.headers.all(Known::Origin).any(foreign) {
         return Err(Refusal::new(Reason::OriginForbidden));
     }
     Ok(())

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, header};
+use http::Method;
 
 use super::binding::Binding;
 use super::capture::{self, Interception, Way};
+use super::fields::{Fields, Known, ascii};
 use super::mcp;
 use super::message::{Body, BodyFault, Kind, Message};
 use super::name::ServerName;
@@ -223,7 +224,7 @@ fn unbound(routes: &Routes) -> Refusal {
 /// The listener is an ambient authority on loopback: a web page that rebinds its name to
 /// 127.0.0.1 must not use it (MCP 2025-11-25, DNS rebinding).
 fn local_names(head: &Head) -> Result<(), Refusal> {
-    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = head.headers.text(Known::Host).unwrap_or_default();
     let agrees = head.target.authority.as_ref().is_none_or(|(_, authority)| authority.eq_ignore_ascii_case(host));
     let own = split_authority(host).map(|(host, _)| host).filter(|host| agrees && capture::is_loopback(host));
     match own {
@@ -291,8 +292,9 @@ fn upstream_path(binding: &Binding, rest: &str) -> Option<String> {
 /// Design rule "only MCP": POST of JSON, GET of an event stream, DELETE of a session.
 fn only_mcp(head: &Head) -> Result<(), Refusal> {
     let headers = &head.headers;
-    for name in [header::CONTENT_TYPE, mcp::SESSION_ID] {
-        if headers.get_all(&name).iter().count() > 1 {
+    for name in [Known::ContentType, Known::McpSessionId] {
+        if headers.all(name).count() > 1 {
+            let name = String::from_utf8_lossy(name.as_bytes());
             return Err(Refusal::because(Reason::MalformedHead, format!("{name} more than once")));
         }
     }
@@ -300,19 +302,17 @@ fn only_mcp(head: &Head) -> Result<(), Refusal> {
     let fits = match head.method {
         Method::POST => is_json(headers)?,
         Method::GET => no_body && accepts_events(headers),
-        Method::DELETE => no_body && headers.contains_key(mcp::SESSION_ID),
+        Method::DELETE => no_body && headers.contains(Known::McpSessionId),
         _ => false,
     };
     if fits { Ok(()) } else { Err(Refusal::new(Reason::NotMcp)) }
 }
 
-fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
-    let encoded =
-        headers.get_all(header::CONTENT_ENCODING).iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
-    if encoded {
+fn is_json(headers: &Fields) -> Result<bool, Refusal> {
+    if headers.all(Known::ContentEncoding).any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::because(Reason::BadJsonRpc, "the body has a Content-Encoding"));
     }
-    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return Ok(false) };
+    let Some(value) = headers.text(Known::ContentType) else { return Ok(false) };
     let mut parts = value.split(';').map(str::trim);
     if !parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
         return Ok(false);
@@ -328,8 +328,8 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
     Ok(true)
 }
 
-fn accepts_events(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|range| {
+fn accepts_events(headers: &Fields) -> bool {
+    headers.all(Known::Accept).filter_map(ascii).flat_map(|v| v.split(',')).any(|range| {
         let kind = range.split(';').next().unwrap_or_default();
         kind.trim().eq_ignore_ascii_case("text/event-stream")
     })
@@ -350,7 +350,7 @@ fn body_rules(ask: &Ask<'_>, binding: &Binding, own: &Own<'_>) -> Result<(), Ref
     }
 }
 
-fn message_rules(headers: &HeaderMap, binding: &Binding, own: &Own<'_>, message: &Message<'_>) -> Result<(), Refusal> {
+fn message_rules(headers: &Fields, binding: &Binding, own: &Own<'_>, message: &Message<'_>) -> Result<(), Refusal> {
     if let Some(fault) = message.fault {
         return Err(Refusal::because(Reason::BadJsonRpc, fault));
     }

@@ -16,7 +16,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use memchr::memmem;
 use zeroize::Zeroizing;
 
@@ -180,19 +180,18 @@ impl Mask {
     }
 
     /// Whether a form stands in a header's name, whose case is nobody's to keep.
-    pub fn is_in_name(&self, name: &HeaderName) -> bool {
-        let name = name.as_str().as_bytes();
+    pub fn is_in_name(&self, name: &[u8]) -> bool {
         let stands = |form: &[u8]| name.windows(form.len()).any(|part| part.eq_ignore_ascii_case(form));
         name.len() >= self.shortest && self.forms.iter().any(|form| stands(form))
     }
 
     /// A header value without any form; `None` where nothing had to be masked.
-    pub fn header(&self, value: &HeaderValue) -> Option<HeaderValue> {
-        let found = self.matches(value.as_bytes());
+    pub fn header(&self, value: &[u8]) -> Option<HeaderValue> {
+        let found = self.matches(value);
         if found.is_empty() {
             return None;
         }
-        let mut masked = value.as_bytes().to_vec();
+        let mut masked = value.to_vec();
         overwrite(&mut masked, &found);
         HeaderValue::from_bytes(&masked).ok()
     }

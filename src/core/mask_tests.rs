@@ -95,17 +95,17 @@ fn overlapping_and_repeated_values_are_all_masked() {
 fn headers_are_masked_too() {
     let mask = Mask::new([b"tok-123456".as_slice()]);
     let value = HeaderValue::from_static("Bearer tok-123456; x");
-    assert_eq!(mask.header(&value).unwrap(), "Bearer **********; x");
-    assert!(mask.header(&HeaderValue::from_static("Bearer tok-12345")).is_none());
+    assert_eq!(mask.header(value.as_bytes()).unwrap(), "Bearer **********; x");
+    assert!(mask.header(b"Bearer tok-12345").is_none());
 }
 
 #[test]
 fn names_of_headers_are_looked_at_in_any_case() {
     let mask = Mask::new([b"Tok-123456".as_slice()]);
     for (name, expected) in [("x-tok-123456-y", true), ("TOK-123456", true), ("tok-12345", false), ("x", false)] {
-        assert_eq!(mask.is_in_name(&HeaderName::from_bytes(name.as_bytes()).unwrap()), expected, "{name}");
+        assert_eq!(mask.is_in_name(name.as_bytes()), expected, "{name}");
     }
-    assert!(!Mask::new([b"".as_slice()]).is_in_name(&HeaderName::from_static("x")));
+    assert!(!Mask::new([b"".as_slice()]).is_in_name(b"x"));
 }
 
 #[test]

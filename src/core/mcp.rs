@@ -1,18 +1,8 @@
 //! What Postern has to know of MCP itself: protocol versions, method names, mirrored headers.
 
-use base64::Engine as _;
-use http::{HeaderMap, HeaderName};
-
+use super::fields::{Fields, Known, ascii};
 use super::message::{Kind, Message};
-
-/// The session id of Streamable HTTP (2025-03-26 to 2025-11-25).
-pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-/// The revision a request speaks (2025-06-18 and later).
-pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
-/// All that are looked at.
-pub static HEADERS: [HeaderName; 4] = [SESSION_ID, PROTOCOL_VERSION, METHOD, NAME];
+use base64::Engine as _;
 
 /// The first revision whose mirrored headers must equal the body (SEP-2243).
 const FIRST_MIRRORED: &str = "2026-07-28";
@@ -79,8 +69,8 @@ pub enum Mismatch {
 /// From 2026-07-28 on they must be there, if the transport has them (`demanded`): HTTP+SSE of
 /// 2024-11-05 has none, whatever revision is spoken over it. In older revisions servers ignore them,
 /// but one that is there must not lie either, since someone on the way may believe it.
-pub fn check_mirrors(headers: &HeaderMap, message: &Message<'_>, demanded: bool) -> Result<(), Mismatch> {
-    let header_version = single(headers, PROTOCOL_VERSION).map_err(|()| Mismatch::Version)?;
+pub fn check_mirrors(headers: &Fields, message: &Message<'_>, demanded: bool) -> Result<(), Mismatch> {
+    let header_version = single(headers, Known::McpProtocolVersion).map_err(|()| Mismatch::Version)?;
     let body_version = message.params.version.as_deref();
     let mirrored = [header_version, body_version].into_iter().flatten().any(is_mirrored_version);
     let comparable = body_version.is_some() && (demanded || header_version.is_some());
@@ -88,10 +78,10 @@ pub fn check_mirrors(headers: &HeaderMap, message: &Message<'_>, demanded: bool)
         return Err(Mismatch::Version);
     }
     let must = demanded && mirrored && message.kind == Some(Kind::Request);
-    let method = single(headers, METHOD).map_err(|()| Mismatch::Method)?;
+    let method = single(headers, Known::McpMethod).map_err(|()| Mismatch::Method)?;
     compare(method, message.method.as_deref(), must).ok_or(Mismatch::Method)?;
     let subject = subject(message);
-    let name = single(headers, NAME).map_err(|()| Mismatch::Name)?;
+    let name = single(headers, Known::McpName).map_err(|()| Mismatch::Name)?;
     compare(name, subject, must && subject.is_some()).ok_or(Mismatch::Name)
 }
 
@@ -113,11 +103,11 @@ fn is_mirrored_version(version: &str) -> bool {
 }
 
 /// The only value of a header; `Err` if there are several or it is not visible ASCII.
-fn single(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, ()> {
-    let mut values = headers.get_all(name).iter();
+fn single(headers: &Fields, name: Known) -> Result<Option<&str>, ()> {
+    let mut values = headers.all(name);
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(Some).map_err(|_| ()),
+        (Some(value), None) => ascii(value).map(Some).ok_or(()),
         (Some(_), Some(_)) => Err(()),
     }
 }
@@ -142,7 +132,11 @@ fn decoded(header: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::super::message::{Body, parse};
     use super::*;
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
+    const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+    const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+    const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
     fn check(headers: &[(HeaderName, &str)], body: &str, demanded: bool) -> Result<(), Mismatch> {
         let mut map = HeaderMap::new();
@@ -150,7 +144,7 @@ mod tests {
             map.append(name, HeaderValue::from_str(value).unwrap());
         }
         let Ok(Body::One(message)) = parse(body.as_bytes()) else { panic!("{body}") };
-        check_mirrors(&map, &message, demanded)
+        check_mirrors(&Fields::from(&map), &message, demanded)
     }
 
     const NEW: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;

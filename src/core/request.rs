@@ -4,11 +4,11 @@
 //! read differently: no repair, no guess. Everything that passes here is later written anew, so
 //! nothing of these bytes reaches an upstream by accident.
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use std::ops::Range;
 
-use super::mcp;
+use http::Method;
+
+use super::fields::{FieldFault, Fields, Known, ascii, is_token};
 use super::upstream::{Place, Scheme, split_authority};
 
 /// The most fields a head may have.
@@ -22,7 +22,7 @@ pub struct Head {
     /// The target.
     pub target: Target,
     /// The fields; `Host` is there exactly once.
-    pub headers: HeaderMap,
+    pub headers: Fields,
     /// How the body is framed.
     pub framing: Framing,
 }
@@ -124,19 +124,16 @@ fn read(head: &[u8], tunnels: bool) -> Result<Asked, HeadFault> {
     if memchr::memchr(0, text).is_some() {
         return Err(Malformed("a NUL byte in the head"));
     }
-    // The one copy: all values are parts of it.
-    let text = Bytes::copy_from_slice(text);
-    let mut lines = Lines(Some(&text));
-    let (method, target) = request_line(lines.next().unwrap_or_default())?;
-    let headers = fields(lines, &text)?;
-    if headers.get_all(HOST).iter().count() != 1 {
+    let mut lines = Lines { text, at: Some(0) };
+    let (method, target) = request_line(lines.next().and_then(|line| text.get(line)).unwrap_or_default())?;
+    let headers = fields(lines)?;
+    if headers.all(Known::Host).count() != 1 {
         return Err(Malformed("Host must be there exactly once"));
     }
     if method == Method::CONNECT {
         return if tunnels { tunnel(target, &headers).map(Asked::Tunnel) } else { Err(HeadFault::Tunnel) };
     }
-    let foreign = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
-    if headers.get_all(UPGRADE).iter().any(foreign) {
+    if headers.all(Known::Upgrade).any(|value| !value.eq_ignore_ascii_case(b"h2c")) {
         return Err(HeadFault::Tunnel);
     }
     let framing = framing(&headers)?;
@@ -145,8 +142,8 @@ fn read(head: &[u8], tunnels: bool) -> Result<Asked, HeadFault> {
 
 /// RFC 9110 section 9.3.6: the target is host and port, and nothing comes with it. A Host that says
 /// something else would be believed by one of two readers.
-fn tunnel(target: &[u8], headers: &HeaderMap) -> Result<Place, HeadFault> {
-    if headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING) {
+fn tunnel(target: &[u8], headers: &Fields) -> Result<Place, HeadFault> {
+    if headers.contains(Known::ContentLength) || headers.contains(Known::TransferEncoding) {
         return Err(Malformed("CONNECT with a body"));
     }
     let place = |bytes: &[u8]| {
@@ -154,7 +151,7 @@ fn tunnel(target: &[u8], headers: &HeaderMap) -> Result<Place, HeadFault> {
         Some((host, port))
     };
     let Some((host, Some(port))) = place(target) else { return Err(Malformed("CONNECT asks for no host:port")) };
-    let named = headers.get(HOST).and_then(|value| place(value.as_bytes()));
+    let named = headers.get(Known::Host).and_then(place);
     // Go and curl send the port, some clients leave it out.
     if !named.is_some_and(|(name, at)| name == host && at.is_none_or(|at| at == port)) {
         return Err(HeadFault::Disagrees);
@@ -162,18 +159,22 @@ fn tunnel(target: &[u8], headers: &HeaderMap) -> Result<Place, HeadFault> {
     Ok(Place { host, port })
 }
 
-/// The lines of a head, split at CRLF. A CR or LF left inside a line is caught by its reader.
-struct Lines<'a>(Option<&'a [u8]>);
+/// The lines of a head, split at CRLF: where they stand. A CR or LF left inside a line is caught by its reader.
+struct Lines<'a> {
+    text: &'a [u8],
+    at: Option<usize>,
+}
 
-impl<'a> Iterator for Lines<'a> {
-    type Item = &'a [u8];
+impl Iterator for Lines<'_> {
+    type Item = Range<usize>;
 
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let rest = self.0?;
+    fn next(&mut self) -> Option<Range<usize>> {
+        let from = self.at?;
+        let rest = self.text.get(from..)?;
         let ends = |at: &usize| rest.get(..*at).is_some_and(|line| line.ends_with(b"\r"));
-        let Some(end) = memchr::memchr_iter(b'\n', rest).find(ends) else { return self.0.take() };
-        self.0 = rest.get(end + 1..);
-        rest.get(..end - 1)
+        let end = memchr::memchr_iter(b'\n', rest).find(ends);
+        self.at = end.map(|end| from + end + 1);
+        Some(from..from + end.map_or(rest.len(), |end| end - 1))
     }
 }
 
@@ -192,55 +193,51 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8]), HeadFault> {
     Ok((method, target))
 }
 
-/// Reads the fields. The values are parts of `text`, in which the lines are.
-fn fields(lines: Lines<'_>, text: &Bytes) -> Result<HeaderMap, HeadFault> {
-    let mut headers = HeaderMap::with_capacity(24);
-    for line in lines {
-        if headers.len() == MAX_FIELDS {
+fn fields(lines: Lines<'_>) -> Result<Fields, HeadFault> {
+    let text = lines.text;
+    // The one copy of them.
+    let mut fields = Fields::within(text.to_vec());
+    for place in lines {
+        if fields.len() == MAX_FIELDS {
             return Err(HeadFault::TooLarge);
         }
+        let line = text.get(place.clone()).unwrap_or_default();
         if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
             return Err(Malformed("a folded header line"));
         }
-        let colon = memchr::memchr(b':', line).ok_or(Malformed("a header line without colon"))?;
-        let (name, value) = line.split_at(colon);
-        let name = field_name(name).ok_or(Malformed("a header name is not a token"))?;
-        let value = text.slice_ref(without_blanks(value.get(1..).unwrap_or_default()));
-        // Takes no control character but the tab.
-        let value = HeaderValue::from_maybe_shared(value);
-        headers.append(name, value.map_err(|_| Malformed("a control character in a header value"))?);
+        let colon = line.iter().position(|b| *b == b':').ok_or(Malformed("a header line without colon"))?;
+        let value = without_blanks(line, colon + 1);
+        let at = |offset: usize| place.start + offset;
+        fields.add(at(0)..at(colon), at(value.start)..at(value.end)).map_err(|fault| match fault {
+            FieldFault::Name => Malformed("a header name is not a token"),
+            FieldFault::Value => Malformed("a control character in a header value"),
+        })?;
     }
-    Ok(headers)
+    Ok(fields)
 }
 
-/// Those of MCP are known: they take no memory of their own.
-fn field_name(name: &[u8]) -> Option<HeaderName> {
-    let known = mcp::HEADERS.iter().find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name));
-    known.cloned().or_else(|| HeaderName::from_bytes(name).ok())
-}
-
-/// Without the blanks and tabs around it, and nothing else: a CR or form feed there is no white space
-/// to everybody (RFC 9110 section 5.5).
-fn without_blanks(value: &[u8]) -> &[u8] {
+/// What stands behind `from`, without the blanks and tabs around it, and nothing else: a CR or form feed there is no
+/// white space to everybody (RFC 9110 section 5.5).
+fn without_blanks(line: &[u8], from: usize) -> Range<usize> {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let value = line.get(from..).unwrap_or_default();
     let start = value.iter().position(|byte| !blank(byte)).unwrap_or(value.len());
     let end = value.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
-    value.get(start..end).unwrap_or_default()
+    from + start..from + end
 }
 
 /// RFC 9112 section 6: one framing field, one way to read it.
-fn framing(headers: &HeaderMap) -> Result<Framing, HeadFault> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+fn framing(headers: &Fields) -> Result<Framing, HeadFault> {
+    let mut lengths = headers.all(Known::ContentLength);
+    let mut codings = headers.all(Known::TransferEncoding);
     match (lengths.next(), lengths.next(), codings.next(), codings.next()) {
         (None, None, None, None) => Ok(Framing::Length(0)),
         (Some(length), None, None, None) => {
-            let digits = length.as_bytes();
-            let plain = !digits.is_empty() && digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit);
-            let length = plain.then(|| length.to_str().ok()?.parse().ok()).flatten();
+            let plain = !length.is_empty() && length.len() <= 18 && length.iter().all(u8::is_ascii_digit);
+            let length = ascii(length).filter(|_| plain).and_then(|digits| digits.parse().ok());
             length.map(Framing::Length).ok_or(Malformed("Content-Length is not a plain number"))
         }
-        (None, None, Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        (None, None, Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
         (None, None, Some(_), _) => Err(Malformed("Transfer-Encoding is not exactly chunked")),
         (Some(_), _, Some(_), _) => Err(Malformed("Content-Length together with Transfer-Encoding")),
         _ => Err(Malformed("Content-Length more than once")),
@@ -269,11 +266,6 @@ fn parse_target(target: &[u8]) -> Result<Target, HeadFault> {
     };
     let path = if path.is_empty() { "/" } else { path };
     Ok(Target { authority, path: path.to_owned(), query })
-}
-
-/// RFC 9110 `tchar`.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 //! back, unless it is named here.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::binding::{Binding, Server, is_forwarded, looks_like_credential};
+use super::fields::{Field, FieldLines, Fields, Known, ascii};
 use super::mask::Mask;
 use super::routes::below;
 use super::upstream::UpstreamUrl;
@@ -40,33 +42,59 @@ pub struct Placement<'a> {
     pub value: &'a HeaderValue,
 }
 
-/// The header set of the upstream request: allow-listed fields of the agent, then exactly one
-/// credential. `Host` and the framing fields are the sender's to add.
-pub fn to_upstream(agent: &HeaderMap, binding: &Binding, credential: Placement<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(16);
-    for (name, value) in agent {
-        let framing = name == header::CONTENT_LENGTH;
-        let passes = is_forwarded(name.as_str()) || binding.pass_headers.contains(name);
-        if passes && !framing && name != credential.header {
-            headers.append(name, value.clone());
+/// The fields of the agent that go out, and whether a credential of its own is left behind: a header, or a cookie
+/// that may not pass. The credential, `Host` and the framing fields are the sender's to add; none is among these.
+pub fn to_upstream(agent: &Fields, binding: &Binding) -> (FieldLines, bool) {
+    let mut lines = FieldLines::with_capacity(agent.size() + 64);
+    let mut stripped = false;
+    let credential = binding.credential.header.as_str().as_bytes();
+    for field in agent.iter() {
+        let name = field.name();
+        let nature = Nature::of(field);
+        if field.known() == Some(Known::Cookie) {
+            stripped |= loses_a_cookie(field.value(), binding);
+        } else if name == credential {
+            stripped = true;
+        } else if nature.is_forwarded || binding.pass_headers.iter().any(|passed| passed.as_str().as_bytes() == name) {
+            if field.known() != Some(Known::ContentLength) {
+                lines.push(field);
+            }
+        } else {
+            stripped |= nature.is_credential;
         }
     }
     // What cannot be read cannot be checked for an echo of the credential.
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    lines.push(Field::new(&header::ACCEPT_ENCODING, &HeaderValue::from_static("identity")));
     if let Some(cookies) = allowed_cookies(agent, binding) {
-        headers.insert(header::COOKIE, cookies);
+        lines.push(Field::new(&header::COOKIE, &cookies));
     }
-    headers.insert(credential.header.clone(), credential.value.clone());
-    headers
+    (lines, stripped)
 }
 
-/// Whether a credential of the agent's own is left behind: a header, or a cookie that may not pass.
-pub fn strips_token(agent: &HeaderMap, binding: &Binding) -> bool {
-    let is_token = |name: &HeaderName| name == binding.credential.header || looks_like_credential(name.as_str());
-    let loses_a_cookie =
-        |line: &HeaderValue| line.to_str().map_or(true, |line| pairs(line).any(|pair| !is_passed(pair, binding)));
-    agent.keys().any(|name| name != header::COOKIE && is_token(name))
-        || agent.get_all(header::COOKIE).iter().any(loses_a_cookie)
+/// What a field of the agent's is by its name.
+#[derive(Clone, Copy)]
+struct Nature {
+    is_forwarded: bool,
+    is_credential: bool,
+}
+
+/// Of the names that are met in nearly every call, found out once.
+static NATURES: LazyLock<Vec<Nature>> =
+    LazyLock::new(|| Known::ALL.iter().map(|known| Nature::of_name(known.as_bytes())).collect());
+
+impl Nature {
+    fn of(field: Field<'_>) -> Self {
+        let known = field.known().and_then(|known| NATURES.get(known as usize));
+        known.copied().unwrap_or_else(|| Self::of_name(field.name()))
+    }
+
+    fn of_name(name: &[u8]) -> Self {
+        Self { is_forwarded: is_forwarded(name), is_credential: looks_like_credential(name) }
+    }
+}
+
+fn loses_a_cookie(line: &[u8], binding: &Binding) -> bool {
+    ascii(line).is_none_or(|line| pairs(line).any(|pair| !is_passed(pair, binding)))
 }
 
 /// The agent's query without `access_token` (RFC 6750 section 2.3), and whether there was one.
@@ -92,11 +120,11 @@ fn is_access_token(parameter: &str) -> bool {
     letters.map(|byte| byte.to_ascii_lowercase()).eq(*b"accesstoken")
 }
 
-fn allowed_cookies(agent: &HeaderMap, binding: &Binding) -> Option<HeaderValue> {
+fn allowed_cookies(agent: &Fields, binding: &Binding) -> Option<HeaderValue> {
     if binding.pass_cookies.is_empty() {
         return None;
     }
-    let lines = agent.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
+    let lines = agent.all(Known::Cookie).filter_map(ascii);
     let passed: Vec<&str> = lines.flat_map(pairs).filter(|pair| is_passed(pair, binding)).collect();
     (!passed.is_empty()).then(|| HeaderValue::from_str(&passed.join("; ")).ok()).flatten()
 }
@@ -111,86 +139,94 @@ fn is_passed(pair: &str, binding: &Binding) -> bool {
     pair.split_once('=').is_some_and(|(name, _)| binding.pass_cookies.iter().any(|passed| passed == name))
 }
 
-/// Response fields that never reach the agent: they belong to one connection, or would steer the
+/// Response fields that never reach the agent as they are: they belong to one connection, or would steer the
 /// agent to another place or to a login.
-fn is_dropped(name: &HeaderName) -> bool {
-    const NAMES: [&str; 21] = [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "www-authenticate",
-        "optional-www-authenticate",
-        "authentication-control",
-        "proxy-authenticate",
-        "authentication-info",
-        "proxy-authentication-info",
-        "set-cookie",
-        "set-cookie2",
-        "alt-svc",
-        "refresh",
-        "link",
-        "content-location",
-        "strict-transport-security",
-        "postern-reason",
-    ];
-    NAMES.contains(&name.as_str()) || name == header::LOCATION || name == header::CONTENT_LENGTH
+fn is_dropped(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"connection"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"te"
+            | b"trailer"
+            | b"transfer-encoding"
+            | b"upgrade"
+            | b"www-authenticate"
+            | b"optional-www-authenticate"
+            | b"authentication-control"
+            | b"proxy-authenticate"
+            | b"authentication-info"
+            | b"proxy-authentication-info"
+            | b"set-cookie2"
+            | b"alt-svc"
+            | b"refresh"
+            | b"link"
+            | b"content-location"
+            | b"strict-transport-security"
+            | b"postern-reason"
+            | b"set-cookie"
+            | b"location"
+            | b"content-length"
+    )
 }
 
-/// The header set of the agent's response, and how many values in it were masked. The framing
-/// fields are the writer's to add.
+/// The fields of the agent's response, and how many of them were masked. The framing fields are the writer's to add.
 pub fn to_agent(
-    upstream: &HeaderMap,
+    upstream: &Fields,
     binding: &Binding,
     (request_target, seen): (&str, Seen),
     mask: &Mask,
-) -> (HeaderMap, u64) {
-    let mut masked = 0;
-    let mut hide = |value: &mut HeaderValue| {
-        if let Some(clean) = mask.header(value) {
-            *value = clean;
-            masked += 1;
-        }
-    };
-    // Before it is read: a host is put in lower case, where the value would not be known again.
-    let mut location = upstream.get(header::LOCATION).cloned();
-    location.iter_mut().for_each(&mut hide);
-    let location =
-        location.and_then(|location| rewritten_location(location.to_str().ok()?, binding, request_target, seen));
-    let mut headers = passed_on(upstream, binding, seen);
-    headers.values_mut().for_each(&mut hide);
-    if let Some(Ok(location)) = location.as_deref().map(HeaderValue::from_str) {
-        headers.insert(header::LOCATION, location);
+) -> (FieldLines, u64) {
+    let mut passed = Passed { lines: FieldLines::with_capacity(upstream.size() + 64), mask, masked: 0 };
+    for field in upstream.iter().filter(|field| !is_dropped(field.name())) {
+        passed.push(field);
     }
-    // A name cannot be overwritten: it would be another field.
-    let telling: Vec<HeaderName> = headers.keys().filter(|name| mask.is_in_name(name)).cloned().collect();
-    for name in telling {
-        headers.remove(name);
-        masked += 1;
-    }
-    (headers, masked)
-}
-
-fn passed_on(upstream: &HeaderMap, binding: &Binding, seen: Seen) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(upstream.len());
-    for (name, value) in upstream {
-        if !is_dropped(name) {
-            headers.append(name, value.clone());
-        }
-    }
-    for cookie in upstream.get_all(header::SET_COOKIE).iter().filter_map(|c| c.to_str().ok()) {
+    for cookie in upstream.all(Known::SetCookie).filter_map(ascii) {
         let pair = cookie.split(';').next().unwrap_or_default().trim();
         // Domain, Path and Secure speak of the upstream's origin; the agent's may be another.
         if is_passed(pair, binding)
             && let Ok(cookie) = HeaderValue::from_str(&format!("{pair}; Path={}", seen.path(&binding.server, "")))
         {
-            headers.append(header::SET_COOKIE, cookie);
+            passed.push(Field::new(&header::SET_COOKIE, &cookie));
         }
     }
-    headers
+    if let Some(location) = upstream.get(Known::Location) {
+        // Before it is read: a host is put in lower case, where the value would not be known again.
+        let clean = passed.clean(location);
+        let location = ascii(clean.as_ref().map_or(location, HeaderValue::as_bytes));
+        let rewritten = location.and_then(|location| rewritten_location(location, binding, request_target, seen));
+        if let Some(Ok(location)) = rewritten.as_deref().map(HeaderValue::from_str) {
+            passed.lines.push(Field::new(&header::LOCATION, &location));
+        }
+    }
+    (passed.lines, passed.masked)
+}
+
+/// What reaches the agent, without an echo of the credential.
+struct Passed<'a> {
+    lines: FieldLines,
+    mask: &'a Mask,
+    masked: u64,
+}
+
+impl Passed<'_> {
+    fn push(&mut self, field: Field<'_>) {
+        if self.mask.is_in_name(field.name()) {
+            // A name cannot be overwritten: it would be another field.
+            self.masked += 1;
+            return;
+        }
+        match self.clean(field.value()) {
+            Some(clean) => self.lines.push(field.with(&clean)),
+            None => self.lines.push(field),
+        }
+    }
+
+    fn clean(&mut self, value: &[u8]) -> Option<HeaderValue> {
+        let clean = self.mask.header(value);
+        self.masked += u64::from(clean.is_some());
+        clean
+    }
 }
 
 /// `Location` as the agent may see it: a place that the binding covers becomes the path by which

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Version, header};
+use http::{Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use super::outbound::{Out as _, Outbound};
 use super::relay::Next;
 use crate::core::capture::{self, Direct, HostPattern, Verdict, Way};
 use crate::core::decide::Refusal;
+use crate::core::fields::{Known, ascii};
 use crate::core::reason::Reason;
 use crate::core::request::{Asked, Framing, Head};
 use crate::core::upstream::{Host, Place, Scheme};
@@ -197,8 +198,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
     }
 
     async fn read_body(&mut self, head: &Head) -> Result<bytes::Bytes, ReadFault> {
-        let expects =
-            head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects = head.headers.get(Known::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let settings = &self.shared.settings;
         let fits = !matches!(head.framing, Framing::Length(length) if length > settings.limits.body as u64);
         if expects && fits && !self.inbound.has_bytes() {
@@ -246,6 +246,6 @@ fn passage(shared: &Shared, way: &Way, head: &Head) -> Option<Passage> {
 }
 
 fn wants_close(head: &Head) -> bool {
-    let values = head.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let values = head.headers.all(Known::Connection).filter_map(ascii);
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -25,6 +25,7 @@ use super::outbound::{BodyFrame, Out};
 use super::relay::{Next, Relay};
 use crate::core::capture::{Direct, Way};
 use crate::core::decide::Refusal;
+use crate::core::fields::{FieldLines, Fields};
 use crate::core::reason::Reason;
 use crate::core::request::{Framing, Head, MAX_FIELDS, Target};
 use crate::core::upstream::Scheme;
@@ -172,6 +173,7 @@ fn head(parts: http::request::Parts, body: &Incoming, way: &Way) -> Result<Head,
         return refuse(Reason::MalformedHead, "the :authority is no host");
     };
     headers.insert(HOST, host);
+    let headers = Fields::from(&headers);
     let framing = match body.size_hint().exact() {
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
@@ -250,10 +252,10 @@ struct Streamed {
 }
 
 impl Out for Streamed {
-    fn head(&mut self, status: StatusCode, headers: &HeaderMap, frame: BodyFrame, _close: bool) {
+    fn head(&mut self, status: StatusCode, headers: &FieldLines, frame: BodyFrame, _close: bool) {
         let mut response = Response::new(());
         *response.status_mut() = status;
-        response.headers_mut().clone_from(headers);
+        *response.headers_mut() = headers.to_map();
         if let BodyFrame::Length(length) = frame {
             response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
@@ -284,7 +286,7 @@ impl Out for Streamed {
 
     async fn whole(&mut self, response: &Response<Bytes>, close: bool, head_only: bool) -> io::Result<()> {
         let body = response.body();
-        self.head(response.status(), response.headers(), BodyFrame::Length(body.len() as u64), close);
+        self.head(response.status(), &response.headers().into(), BodyFrame::Length(body.len() as u64), close);
         self.flush().await?;
         if !head_only {
             self.pieces.send(body.clone()).await.map_err(|_| io::ErrorKind::BrokenPipe)?;

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use tokio::sync::watch;
 
 use super::Shared;
@@ -16,12 +15,12 @@ use super::respond;
 use super::upstream::{Incomer, Outgoing};
 use crate::core::capture::Way;
 use crate::core::decide::{Ask, Decision, Plan, Refusal, decide};
+use crate::core::fields::{Fields, Known};
 use crate::core::mask::Masker;
-use crate::core::mcp;
 use crate::core::message::{self, Body, BodyFault, Kind, Message};
 use crate::core::reason::Reason;
 use crate::core::request::Head;
-use crate::core::rewrite::{self, Placement};
+use crate::core::rewrite;
 use crate::core::session::{SessionDigest, Sessions};
 use crate::credential::{Lease, Life};
 use crate::runtime::drain::{Busy, Phase};
@@ -54,8 +53,8 @@ pub(super) async fn handle(
     let mut exchange = Exchange::begin(&shared.telemetry, head.method.as_str());
     exchange.way(way);
     exchange.protocol(protocol);
-    let session = head.headers.get(mcp::SESSION_ID).map(|id| SessionDigest::of(id.as_bytes()));
-    exchange.context(session, head.headers.get("traceparent").and_then(|trace| trace.to_str().ok()));
+    let session = head.headers.get(Known::McpSessionId).map(SessionDigest::of);
+    exchange.context(session, head.headers.text(Known::TraceParent));
     let busy = shared.drain.enter();
     let body = match body {
         Ok(body) => body,
@@ -153,11 +152,14 @@ impl Request<'_> {
         exchange: &mut Exchange,
         patience: &mut Patience,
     ) -> Result<(Incomer, Lease), Refusal> {
-        let binding = &plan.route.binding;
-        if plan.stripped_query || rewrite::strips_token(&self.head.headers, binding) {
+        let (fields, stripped) = rewrite::to_upstream(&self.head.headers, &plan.route.binding);
+        if plan.stripped_query || stripped {
             exchange.token_stripped();
         }
-        let first = self.send(plan, lease, exchange, patience).await?;
+        let target = PathAndQuery::try_from(plan.target.as_str());
+        let target = target.map_err(|_| Refusal::because(Reason::MalformedHead, "the target cannot be sent on"))?;
+        let outgoing = Outgoing { method: &self.head.method, target, fields, body: self.body };
+        let first = self.send(plan, lease, &outgoing, exchange, patience).await?;
         if !is_rejection(&first) {
             return Ok((first, lease.clone()));
         }
@@ -169,7 +171,7 @@ impl Request<'_> {
         let newer = self.shared.credentials.view().lease(&plan.route).ok();
         let newer = newer.filter(|newer| newer.credential.generation != lease.credential.generation);
         let newer = newer.ok_or(rejected.clone())?;
-        let second = self.send(plan, &newer, exchange, patience).await?;
+        let second = self.send(plan, &newer, &outgoing, exchange, patience).await?;
         if is_rejection(&second) { Err(rejected) } else { Ok((second, newer)) }
     }
 
@@ -177,20 +179,12 @@ impl Request<'_> {
         &self,
         plan: &Plan,
         lease: &Lease,
+        outgoing: &Outgoing<'_>,
         exchange: &mut Exchange,
         patience: &mut Patience,
     ) -> Result<Incomer, Refusal> {
         let credential = &lease.credential;
         exchange.credential(&credential.secret, &credential.version, credential.generation);
-        let placement = Placement { header: &credential.header, value: &credential.value };
-        let target = PathAndQuery::try_from(plan.target.as_str());
-        let target = target.map_err(|_| Refusal::because(Reason::MalformedHead, "the target cannot be sent on"))?;
-        let outgoing = Outgoing {
-            method: self.head.method.clone(),
-            target,
-            headers: rewrite::to_upstream(&self.head.headers, &plan.route.binding, placement),
-            body: self.body.clone(),
-        };
         exchange.forwarded();
         let (idle, upstreams) = (self.shared.settings.times.idle, &self.shared.upstreams);
         let sent = patience.within(idle, pin!(upstreams.send(&plan.route, lease, outgoing))).await;
@@ -208,7 +202,7 @@ impl Request<'_> {
 
     /// Learns whose a session id is; forgets it with a successful DELETE.
     fn remember_session(&self, plan: &Plan, incomer: &Incomer) {
-        let given = incomer.headers.get(mcp::SESSION_ID).map(|id| SessionDigest::of(id.as_bytes()));
+        let given = incomer.headers.get(Known::McpSessionId).map(SessionDigest::of);
         let deleted = self.head.method == Method::DELETE && incomer.status.is_success();
         let ended = self.session.filter(|_| deleted);
         if given.is_none() && ended.is_none() {
@@ -270,20 +264,19 @@ fn lock(sessions: &Mutex<Sessions>) -> MutexGuard<'_, Sessions> {
 /// 401, 407, or any answer with a challenge: an MCP client would begin a login with it.
 fn is_rejection(incomer: &Incomer) -> bool {
     matches!(incomer.status, StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
-        || (!incomer.status.is_success() && incomer.headers.contains_key(WWW_AUTHENTICATE))
+        || (!incomer.status.is_success() && incomer.headers.contains(Known::WwwAuthenticate))
 }
 
 /// The Python SDK's read timeout for a stream.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+fn is_event_stream(headers: &Fields) -> bool {
+    let kind = headers.text(Known::ContentType).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// By the content's coding, or by the transfer's: HTTP/1.1 knows both, and undoes neither here.
-fn is_compressed(headers: &HeaderMap) -> bool {
-    let other =
-        |name, plain: &[u8]| headers.get_all(name).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(plain));
-    other(CONTENT_ENCODING, b"identity") || other(TRANSFER_ENCODING, b"chunked")
+fn is_compressed(headers: &Fields) -> bool {
+    let other = |name, plain: &[u8]| headers.all(name).any(|coding| !coding.eq_ignore_ascii_case(plain));
+    other(Known::ContentEncoding, b"identity") || other(Known::TransferEncoding, b"chunked")
 }

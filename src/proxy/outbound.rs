@@ -3,9 +3,10 @@
 use std::io;
 
 use bytes::{Buf as _, Bytes};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+
+use crate::core::fields::{FieldLines, write_line};
 
 /// How the body of an answer is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +31,7 @@ const COPY_BYTES: usize = 16 * 1024;
 /// Where an answer goes.
 pub(super) trait Out: Send {
     /// Puts a head before what comes; it goes out with the next flush or data.
-    fn head(&mut self, status: StatusCode, headers: &HeaderMap, frame: BodyFrame, close: bool);
+    fn head(&mut self, status: StatusCode, headers: &FieldLines, frame: BodyFrame, close: bool);
     /// Puts data behind the head, framed, as long as it is small; the flush comes later.
     fn buffer_data(&mut self, data: &Bytes, frame: BodyFrame) -> bool;
     /// Writes data, framed, and whatever waits before it. When this returns, it is out of our hands.
@@ -76,30 +77,31 @@ impl<W: AsyncWrite + Unpin> Outbound<W> {
 impl<W: AsyncWrite + Unpin + Send> Out for Outbound<W> {
     async fn whole(&mut self, response: &Response<Bytes>, close: bool, head_only: bool) -> io::Result<()> {
         let body = response.body();
-        self.head(response.status(), response.headers(), BodyFrame::Length(body.len() as u64), close);
+        self.head(response.status(), &response.headers().into(), BodyFrame::Length(body.len() as u64), close);
         if !head_only {
             self.buffer.extend_from_slice(body);
         }
         self.flush().await
     }
 
-    fn head(&mut self, status: StatusCode, headers: &HeaderMap, frame: BodyFrame, close: bool) {
+    fn head(&mut self, status: StatusCode, headers: &FieldLines, frame: BodyFrame, close: bool) {
         let out = &mut self.buffer;
+        out.reserve(headers.as_bytes().len() + 128);
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(status.as_str().as_bytes());
         out.push(b' ');
         out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
         out.extend_from_slice(b"\r\n");
-        for (name, value) in headers {
-            line(out, name.as_str(), value.as_bytes());
-        }
+        out.extend_from_slice(headers.as_bytes());
         match frame {
             BodyFrame::Empty => {}
-            BodyFrame::Length(length) => line(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes()),
-            BodyFrame::Chunked => line(out, TRANSFER_ENCODING.as_str(), b"chunked"),
+            BodyFrame::Length(length) => {
+                write_line(out, b"content-length", itoa::Buffer::new().format(length).as_bytes());
+            }
+            BodyFrame::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         }
         if close {
-            line(out, CONNECTION.as_str(), b"close");
+            out.extend_from_slice(b"connection: close\r\n");
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -150,11 +152,4 @@ impl<W: AsyncWrite + Unpin + Send> Out for Outbound<W> {
         // TLS keeps what it has sealed until it is told.
         self.writer.flush().await
     }
-}
-
-fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }

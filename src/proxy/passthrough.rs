@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, TE, UPGRADE};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,6 +16,7 @@ use super::inbound::Inbound;
 use super::outbound::Outbound;
 use crate::core::capture::Way;
 use crate::core::decide::Refusal;
+use crate::core::fields::{Fields, Known, ascii, write_line};
 use crate::core::request::Head;
 use crate::runtime::drain::Phase;
 use crate::telemetry::exchange::{Exchange, Outcome};
@@ -89,14 +89,11 @@ fn rewritten(head: &Head) -> Vec<u8> {
     let query = head.target.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut bytes = format!("{} {}{query} HTTP/1.1\r\n", head.method, head.target.path).into_bytes();
     let named = named_by_connection(&head.headers);
-    for (name, value) in &head.headers {
-        let own = [CONNECTION, TE, UPGRADE].contains(name)
-            || ["keep-alive", "proxy-connection", "proxy-authorization"].contains(&name.as_str());
-        if !own && !named.contains(name) {
-            bytes.extend_from_slice(name.as_str().as_bytes());
-            bytes.extend_from_slice(b": ");
-            bytes.extend_from_slice(value.as_bytes());
-            bytes.extend_from_slice(b"\r\n");
+    for field in head.headers.iter() {
+        let own: [&[u8]; 6] =
+            [b"connection", b"te", b"upgrade", b"keep-alive", b"proxy-connection", b"proxy-authorization"];
+        if !own.contains(&field.name()) && !named.iter().any(|name| name.as_bytes() == field.name()) {
+            write_line(&mut bytes, field.name(), field.value());
         }
     }
     bytes.extend_from_slice(b"connection: close\r\n\r\n");
@@ -104,11 +101,10 @@ fn rewritten(head: &Head) -> Vec<u8> {
 }
 
 /// What `Connection` lists, but for the fields that frame the body and name the host.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let names = values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
-    let frames = |name: &HeaderName| ["host", "content-length", "transfer-encoding"].contains(&name.as_str());
-    names.filter(|name| !frames(name)).collect()
+fn named_by_connection(headers: &Fields) -> Vec<String> {
+    let values = headers.all(Known::Connection).filter_map(ascii);
+    let names = values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase());
+    names.filter(|name| !["host", "content-length", "transfer-encoding"].contains(&name.as_str())).collect()
 }
 
 /// Moves bytes both ways until both sides are done, or one is lost, or we stop.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -18,6 +18,7 @@ use super::outbound::{BodyFrame, Out};
 use super::respond::Responder;
 use super::upstream::{AnswerBody, Broken};
 use crate::core::decide::Refusal;
+use crate::core::fields::FieldLines;
 use crate::core::mask::Masker;
 use crate::core::name::ServerName;
 use crate::core::reason::Reason;
@@ -29,7 +30,7 @@ use crate::telemetry::exchange::{Exchange, Outcome};
 /// An answer to stream, and all that may end it.
 pub(super) struct Relay {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: FieldLines,
     pub(super) body: AnswerBody,
     /// Whether it is an event stream, which may be ended anywhere between two writes.
     pub(super) events: bool,

@@ -10,14 +10,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName as TlsName;
 
 use super::dial::{DialSettings, Dialer};
 use crate::core::decide::Refusal;
+use crate::core::fields::{FieldLines, Fields};
 use crate::core::name::{BindingId, CallerKey, ServerName};
 use crate::core::reason::Reason;
+use crate::core::rewrite::Placement;
 use crate::core::routes::Route;
 use crate::core::upstream::{Host, Scheme};
 use crate::credential::Lease;
@@ -51,18 +53,18 @@ pub struct PoolKey {
     pub generation: u64,
 }
 
-/// One request, complete.
-pub(super) struct Outgoing {
-    pub(super) method: Method,
+/// One request, complete but for the credential, which the connection that it goes out on adds.
+pub(super) struct Outgoing<'a> {
+    pub(super) method: &'a Method,
     pub(super) target: PathAndQuery,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+    pub(super) fields: FieldLines,
+    pub(super) body: &'a Bytes,
 }
 
 /// An upstream's answer.
 pub(super) struct Incomer {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Fields,
     pub(super) body: AnswerBody,
 }
 
@@ -119,7 +121,8 @@ impl Upstreams {
     ///
     /// Sent once: only a connection that was kept from before and has not taken a byte of the request lets us try
     /// again.
-    pub(super) async fn send(&self, route: &Route, lease: &Lease, mut outgoing: Outgoing) -> Result<Incomer, Refusal> {
+    pub(super) async fn send(&self, route: &Route, lease: &Lease, outgoing: &Outgoing<'_>) -> Result<Incomer, Refusal> {
+        let credential = Placement { header: &lease.credential.header, value: &lease.credential.value };
         let pool = self.pool(route, lease)?;
         loop {
             let (connection, reused) = match pool.checkout() {
@@ -127,9 +130,9 @@ impl Upstreams {
                 // Apart: most calls need no room for resolution and a handshake.
                 None => (Box::pin(self.connect(&pool)).await?, false),
             };
-            match connection.send(outgoing, &pool).await {
+            match connection.send(outgoing, credential, &pool).await {
                 Ok(incomer) => return Ok(incomer),
-                Err(SendFault { unsent: Some(unsent), .. }) if reused => outgoing = *unsent,
+                Err(fault) if fault.unsent && reused => {}
                 Err(fault) => return Err(fault.refusal),
             }
         }
@@ -239,24 +242,23 @@ enum Connection {
     Http2(Arc<Http2>),
 }
 
-struct SendFault {
-    /// The request, if not a byte of it has left us.
-    unsent: Option<Box<Outgoing>>,
+/// Why there is no answer.
+struct Fault {
+    /// Whether not a byte of the request has left us.
+    unsent: bool,
     refusal: Refusal,
 }
 
 impl Connection {
-    async fn send(self, outgoing: Outgoing, pool: &Arc<Pool>) -> Result<Incomer, SendFault> {
+    async fn send(
+        self,
+        outgoing: &Outgoing<'_>,
+        credential: Placement<'_>,
+        pool: &Arc<Pool>,
+    ) -> Result<Incomer, Fault> {
         match self {
-            Self::Http1(connection) => match connection.call(&outgoing, pool).await {
-                Ok((status, headers, reading)) => {
-                    Ok(Incomer { status, headers, body: AnswerBody::Http1(Box::new(reading)) })
-                }
-                Err(http1::Fault { unsent, refusal }) => {
-                    Err(SendFault { unsent: unsent.then(|| Box::new(outgoing)), refusal })
-                }
-            },
-            Self::Http2(connection) => connection.call(outgoing, pool).await,
+            Self::Http1(connection) => connection.call(outgoing, credential, pool).await,
+            Self::Http2(connection) => connection.call(outgoing, credential, pool).await,
         }
     }
 }

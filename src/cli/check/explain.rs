@@ -10,6 +10,7 @@ use crate::config::sidecar::{self as config, SourceSettings};
 use crate::control::survey::{self, Unseen, Viewed};
 use crate::core::capture::{Direct, HostPattern, Way, is_loopback};
 use crate::core::decide::{Ask, Decision, Plan, Refusal, decide};
+use crate::core::fields::Fields;
 use crate::core::message;
 use crate::core::name::{CallerKey, Namespace, ServiceAccount};
 use crate::core::reason::Fault;
@@ -195,7 +196,12 @@ impl Explain {
         headers.extend(HeaderValue::from_str(&host).ok().map(|host| (header::HOST, host)));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let target = Target { authority: None, path: url.path().to_owned(), query: None };
-        let head = Head { method: Method::POST, target, headers, framing: Framing::Length(body.len() as u64) };
+        let head = Head {
+            method: Method::POST,
+            target,
+            headers: Fields::from(&headers),
+            framing: Framing::Length(body.len() as u64),
+        };
         let read = message::parse(body.as_bytes());
         decide(
             routes,

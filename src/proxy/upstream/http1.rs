@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 
 use bytes::buf::Chain;
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::pool::Pool;
 use super::wire::Wire;
-use super::{OpenConnection, Outgoing, broken};
+use super::{AnswerBody, Fault, Incomer, OpenConnection, Outgoing, broken};
 use crate::core::answer::{self, AnswerHead, Extent};
 use crate::core::chunked::Decoder;
 use crate::core::decide::Refusal;
+use crate::core::fields::{Fields, Known, write_line};
 use crate::core::reason::Reason;
+use crate::core::rewrite::Placement;
 use crate::runtime::clock;
 
 /// How long an idle connection is kept where the server does not say. The stacks below the MCP SDKs (uvicorn, Node)
@@ -48,13 +50,6 @@ pub(in crate::proxy) struct Http1 {
     _open: OpenConnection,
 }
 
-/// Why there is no answer.
-pub(super) struct Fault {
-    /// Whether not a byte of the request has left us.
-    pub(super) unsent: bool,
-    pub(super) refusal: Refusal,
-}
-
 impl Http1 {
     pub(super) fn new(wire: Wire, open: OpenConnection) -> Self {
         let (unread, bulk, since, life) = (BytesMut::new(), false, clock::now(), Duration::ZERO);
@@ -64,16 +59,17 @@ impl Http1 {
     /// Sends a request and waits for the head of its answer. Dropped before that, it ends the connection.
     pub(super) async fn call(
         mut self,
-        outgoing: &Outgoing,
+        outgoing: &Outgoing<'_>,
+        credential: Placement<'_>,
         pool: &Arc<Pool>,
-    ) -> Result<(StatusCode, HeaderMap, Reading), Fault> {
-        let head = Bytes::from(head(outgoing, &pool.host));
+    ) -> Result<Incomer, Fault> {
+        let head = Bytes::from(head(outgoing, credential, &pool.host));
         let mut sending =
             Sending { rest: head.chain(outgoing.body.clone()), begun: false, flushed: false, fault: None };
         let mut early = None;
         let mut seen = 0;
         let answer =
-            std::future::poll_fn(|cx| self.poll_answer(cx, &mut sending, &outgoing.method, (&mut early, &mut seen)));
+            std::future::poll_fn(|cx| self.poll_answer(cx, &mut sending, outgoing.method, (&mut early, &mut seen)));
         let answer = answer.await?;
         self.heed(&answer.headers);
         let keeps = answer.keeps && sending.is_over() && answer.status != StatusCode::SWITCHING_PROTOCOLS;
@@ -83,7 +79,7 @@ impl Http1 {
             Extent::Close => Left::All,
         };
         let reading = Reading { connection: self, pool: Arc::clone(pool), left, keeps };
-        Ok((answer.status, answer.headers, reading))
+        Ok(Incomer { status: answer.status, headers: answer.headers, body: AnswerBody::Http1(Box::new(reading)) })
     }
 
     /// Reads while it writes: a server may refuse a body before it has taken it.
@@ -127,7 +123,9 @@ impl Http1 {
         match answer::find_end(&self.unread, *seen) {
             Some(end) => {
                 *seen = 0;
-                answer::read(&self.unread.split_to(end).freeze(), method).map(Some).map_err(unreadable)
+                let read = answer::read(self.unread.get(..end).unwrap_or_default(), method);
+                self.unread.advance(end);
+                read.map(Some).map_err(unreadable)
             }
             None if self.unread.len() >= MAX_HEAD => Err(unreadable(answer::AnswerFault::TooLarge)),
             None => {
@@ -139,8 +137,8 @@ impl Http1 {
 
     /// Learns from an answer how long the server keeps the connection (`Keep-Alive: timeout=5`, RFC 2068
     /// section 19.7.1; Node and others send it).
-    fn heed(&mut self, headers: &HeaderMap) {
-        let said = headers.get("keep-alive").and_then(|value| value.to_str().ok()).and_then(timeout_parameter);
+    fn heed(&mut self, headers: &Fields) {
+        let said = headers.text(Known::KeepAlive).and_then(timeout_parameter);
         self.life = said.map_or(IDLE_LIFE, |time| time.saturating_sub(IDLE_MARGIN).min(MAX_IDLE_LIFE));
     }
 
@@ -204,23 +202,21 @@ fn timeout_parameter(value: &str) -> Option<Duration> {
     timeout.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The request's head for the wire.
-fn head(outgoing: &Outgoing, host: &HeaderValue) -> Vec<u8> {
-    let Outgoing { method, target, headers, body } = outgoing;
-    let target = target.as_str();
-    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    let mut head = Vec::with_capacity(fields + method.as_str().len() + target.len() + host.len() + 64);
-    for part in [method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\nhost: ", host.as_bytes(), b"\r\n"]
-    {
-        head.extend_from_slice(part);
-    }
-    for (name, value) in headers {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            head.extend_from_slice(part);
-        }
-    }
-    if !body.is_empty() || method == Method::POST {
-        head.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+/// The request's head for the wire, with its one credential.
+fn head(outgoing: &Outgoing<'_>, credential: Placement<'_>, host: &HeaderValue) -> Vec<u8> {
+    let (method, target) = (outgoing.method.as_str(), outgoing.target.as_str());
+    let (fields, body) = (outgoing.fields.as_bytes(), outgoing.body);
+    let size = method.len() + target.len() + host.len() + fields.len() + credential.header.as_str().len();
+    let mut head = Vec::with_capacity(size + credential.value.len() + 64);
+    head.extend_from_slice(method.as_bytes());
+    head.push(b' ');
+    head.extend_from_slice(target.as_bytes());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    write_line(&mut head, b"host", host.as_bytes());
+    head.extend_from_slice(fields);
+    write_line(&mut head, credential.header.as_str().as_bytes(), credential.value.as_bytes());
+    if !body.is_empty() || outgoing.method == Method::POST {
+        write_line(&mut head, b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
     }
     head.extend_from_slice(b"\r\n");
     head

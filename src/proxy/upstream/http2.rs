@@ -16,9 +16,11 @@ use http::{Request, Uri};
 use super::pool::{MAX_SHARING, Pool};
 use super::readout::ReadOut;
 use super::wire::Wire;
-use super::{AnswerBody, Broken, Incomer, OpenConnection, Outgoing, SendFault, broken};
+use super::{AnswerBody, Broken, Fault, Incomer, OpenConnection, Outgoing, broken};
 use crate::core::decide::Refusal;
+use crate::core::fields::Fields;
 use crate::core::reason::Reason;
+use crate::core::rewrite::Placement;
 use crate::runtime::task::OwnedTask;
 
 /// HTTP/2 flow control: what one exchange, and what one connection, may leave unread. One slow reader holds at most its
@@ -81,9 +83,14 @@ impl Http2 {
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub(super) async fn call(self: Arc<Self>, outgoing: Outgoing, pool: &Arc<Pool>) -> Result<Incomer, SendFault> {
-        let lost = |refusal| SendFault { unsent: None, refusal };
-        let head = outgoing.head(pool).map_err(lost)?;
+    pub(super) async fn call(
+        self: Arc<Self>,
+        outgoing: &Outgoing<'_>,
+        credential: Placement<'_>,
+        pool: &Arc<Pool>,
+    ) -> Result<Incomer, Fault> {
+        let lost = |refusal| Fault { unsent: false, refusal };
+        let head = outgoing.head(credential, pool).map_err(lost)?;
         let mut sender = self.sender.clone();
         let sent = match poll_fn(|cx| sender.poll_ready(cx)).await {
             Ok(()) => sender.send_request(head, outgoing.body.is_empty()),
@@ -94,18 +101,18 @@ impl Http2 {
             Err(error) => {
                 // It takes no more: what runs on it may end.
                 pool.discard(&self);
-                return Err(SendFault { unsent: Some(Box::new(outgoing)), refusal: refusal(&error) });
+                return Err(Fault { unsent: true, refusal: refusal(&error) });
             }
         };
         let held = Held::new(self);
         if !outgoing.body.is_empty() {
-            stream.send_data(outgoing.body, true).map_err(|error| lost(refusal(&error)))?;
+            stream.send_data(outgoing.body.clone(), true).map_err(|error| lost(refusal(&error)))?;
         }
         let (parts, body) = response.await.map_err(|error| lost(refusal(&error)))?.into_parts();
         let said = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let length = if body.is_end_stream() { Some(0) } else { said };
         let body = AnswerBody::Http2(Sharing { body, length, _held: held });
-        Ok(Incomer { status: parts.status, headers: parts.headers, body })
+        Ok(Incomer { status: parts.status, headers: Fields::from(&parts.headers), body })
     }
 }
 
@@ -177,9 +184,9 @@ fn refusal(error: &h2::Error) -> Refusal {
     }
 }
 
-impl Outgoing {
+impl Outgoing<'_> {
     /// The head, with everything in the URI, from which the pseudo fields are made.
-    fn head(&self, pool: &Pool) -> Result<Request<()>, Refusal> {
+    fn head(&self, credential: Placement<'_>, pool: &Pool) -> Result<Request<()>, Refusal> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(Scheme::HTTPS);
         uri.authority = Some(pool.authority.clone());
@@ -187,9 +194,11 @@ impl Outgoing {
         let mut request = Request::new(());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from_parts(uri).map_err(|error| Refusal::because(Reason::MalformedHead, error))?;
-        *request.headers_mut() = self.headers.clone();
+        let headers = request.headers_mut();
+        *headers = self.fields.to_map();
+        headers.insert(credential.header, credential.value.clone());
         if !self.body.is_empty() {
-            request.headers_mut().insert(CONTENT_LENGTH, self.body.len().into());
+            headers.insert(CONTENT_LENGTH, self.body.len().into());
         }
         Ok(request)
     }

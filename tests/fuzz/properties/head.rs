@@ -68,8 +68,9 @@ struct Told {
 
 fn told(head: &Head) -> Told {
     let mut fields: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-    for (name, value) in &head.headers {
-        fields.entry(name.to_string()).or_default().push(value.as_bytes().to_vec());
+    for field in head.headers.iter() {
+        let name = String::from_utf8_lossy(field.name()).into_owned();
+        fields.entry(name).or_default().push(field.value().to_vec());
     }
     Told { method: head.method.to_string(), target: head.target.clone(), fields, framing: head.framing }
 }
@@ -80,8 +81,8 @@ fn written(head: &Head) -> Vec<u8> {
         authority.as_ref().map(|(scheme, authority)| format!("{}://{authority}", scheme.as_str())).unwrap_or_default();
     let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut text = format!("{} {authority}{path}{query} HTTP/1.1\r\n", head.method).into_bytes();
-    for (name, value) in &head.headers {
-        text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    for field in head.headers.iter() {
+        text.extend([field.name(), b": ", field.value(), b"\r\n"].concat());
     }
     text.extend(b"\r\n");
     text

@@ -84,7 +84,7 @@ fn masked(mask: &Mask, pieces: &[&[u8]]) -> (Vec<u8>, u64) {
 /// A header's value is a body in one piece.
 fn as_a_header(mask: &Mask, body: &[u8], (expected, found): &(Vec<u8>, u64)) {
     let Ok(value) = HeaderValue::from_bytes(body) else { return };
-    let masked = mask.header(&value);
+    let masked = mask.header(value.as_bytes());
     assert_eq!(masked.is_some(), *found > 0);
     assert_eq!(masked.as_ref().unwrap_or(&value).as_bytes(), expected);
 }

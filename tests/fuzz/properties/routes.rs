@@ -99,7 +99,10 @@ fn head(data: &[u8]) -> Option<Head> {
 /// No page of the web, whose name was made to lead here, may call.
 fn assert_is_local(head: &Head) {
     let authorities = head.target.authority.iter().map(|(_, authority)| authority.clone());
-    let value = |name: &str| head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let value = |name: &str| {
+        let field = head.headers.iter().find(|field| field.name() == name.as_bytes());
+        field.map(|field| String::from_utf8_lossy(field.value()).into_owned())
+    };
     let origin = value("origin").map(|origin| origin.split_once("://").map_or(origin.clone(), |(_, rest)| rest.into()));
     for authority in authorities.chain(value("host")).chain(origin) {
         let host =
