@@ -16,6 +16,7 @@
 pub mod dial;
 pub mod upstream;
 
+mod body;
 mod capture;
 mod connection;
 mod h2;

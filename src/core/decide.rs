@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use http::uri::PathAndQuery;
 
 use super::binding::Binding;
 use super::capture::{self, Interception, Way};
@@ -53,7 +54,7 @@ pub struct Plan {
     /// By which binding.
     pub route: Arc<Route>,
     /// The upstream's path and query.
-    pub target: String,
+    pub target: PathAndQuery,
     /// Whether a token in the query was dropped.
     pub stripped_query: bool,
     /// What the agent takes the server for.
@@ -132,11 +133,16 @@ fn plan(routes: &Routes, ask: &Ask<'_>) -> Result<Option<Plan>, Refusal> {
         return Err(Refusal::new(Reason::SessionForeign).at(name));
     }
     let (query, stripped_query) = rewrite::query(head.target.query.as_deref());
-    let target = match own {
+    let target = match (own, query) {
         // Named by the upstream itself, its query included.
-        Own::Stream(target) => target.to_owned(),
-        Own::Path(path) => query.map_or(path.clone(), |query| format!("{path}?{query}")),
+        (Own::Stream(target), _) => PathAndQuery::try_from(target),
+        (Own::Base, None) => Ok(binding.server.url.target().clone()),
+        (Own::Base, Some(query)) => PathAndQuery::try_from(format!("{}?{query}", binding.server.url.path())),
+        (Own::Below(path), None) => PathAndQuery::try_from(path),
+        (Own::Below(path), Some(query)) => PathAndQuery::try_from(format!("{path}?{query}")),
     };
+    let unsendable = |_| Refusal::because(Reason::MalformedHead, "the target cannot be sent on").at(name);
+    let target = target.map_err(unsendable)?;
     Ok(Some(Plan { route, target, stripped_query, seen }))
 }
 
@@ -266,7 +272,10 @@ fn begins_with(text: &str, prefix: &str) -> bool {
 }
 
 enum Own<'a> {
-    Path(String),
+    /// The server's own path.
+    Base,
+    /// A path below it.
+    Below(String),
     Stream(&'a str),
 }
 
@@ -278,14 +287,12 @@ fn own_target<'a>(ask: &Ask<'a>, binding: &Binding, rest: &str) -> Result<Own<'a
             _ => Err(Refusal::new(Reason::NotMcp)),
         };
     }
-    upstream_path(binding, rest).map(Own::Path).ok_or_else(|| Refusal::new(Reason::PathOutsideBinding))
-}
-
-fn upstream_path(binding: &Binding, rest: &str) -> Option<String> {
-    let base = binding.server.url.path();
     match rest {
-        "" | "/" => Some(base.to_owned()),
-        _ => binding.server.subpaths.then(|| format!("{}{rest}", base.trim_end_matches('/'))),
+        "" | "/" => Ok(Own::Base),
+        _ if binding.server.subpaths => {
+            Ok(Own::Below(format!("{}{rest}", binding.server.url.path().trim_end_matches('/'))))
+        }
+        _ => Err(Refusal::new(Reason::PathOutsideBinding)),
     }
 }
 

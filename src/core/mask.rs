@@ -248,6 +248,9 @@ impl Masker {
 
     /// The end of the body: what is held back was no form after all.
     pub fn finish(&mut self, mask: &Mask) -> Bytes {
+        if self.held.is_empty() {
+            return Bytes::new();
+        }
         let mut rest = std::mem::take(&mut self.held);
         let mut found = mask.matches(&rest);
         self.count += found.len() as u64;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::uri::PathAndQuery;
+
 use super::path;
 
 /// How the upstream is spoken to.
@@ -123,7 +125,8 @@ pub struct UpstreamUrl {
     pub host: Host,
     /// The port, the scheme's own if the URL has none.
     pub port: u16,
-    path: Arc<str>,
+    /// Without a query.
+    target: PathAndQuery,
 }
 
 /// Why a text is not an upstream URL. `Display` gives the expected form.
@@ -171,7 +174,8 @@ impl UpstreamUrl {
         }
         let (host, port) = split_authority(authority).ok_or(UrlFault::Authority)?;
         path::check(path).map_err(|_| UrlFault::Path)?;
-        Ok(Self { scheme, host, port: port.unwrap_or(scheme.default_port()), path: path.into() })
+        let target = PathAndQuery::try_from(path).map_err(|_| UrlFault::Path)?;
+        Ok(Self { scheme, host, port: port.unwrap_or(scheme.default_port()), target })
     }
 
     /// Where to connect to.
@@ -181,7 +185,12 @@ impl UpstreamUrl {
 
     /// The path, beginning with `/`.
     pub fn path(&self) -> &str {
-        &self.path
+        self.target.path()
+    }
+
+    /// The path as a request asks for it.
+    pub fn target(&self) -> &PathAndQuery {
+        &self.target
     }
 
     /// What goes into the `Host` field: the port only where it is not the scheme's own.
@@ -201,7 +210,7 @@ impl UpstreamUrl {
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme.as_str(), self.authority(), self.path)
+        write!(f, "{}://{}{}", self.scheme.as_str(), self.authority(), self.path())
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Shared;
+use super::body::RequestBody;
 use super::handler::{Answer, Handled, handle};
 use super::inbound::{Inbound, ReadFault};
 use super::outbound::{Out as _, Outbound};
@@ -197,7 +198,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
         }
     }
 
-    async fn read_body(&mut self, head: &Head) -> Result<bytes::Bytes, ReadFault> {
+    async fn read_body(&mut self, head: &Head) -> Result<RequestBody, ReadFault> {
         let expects = head.headers.get(Known::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let settings = &self.shared.settings;
         let fits = !matches!(head.framing, Framing::Length(length) if length > settings.limits.body as u64);

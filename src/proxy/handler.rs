@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode, Version};
 use tokio::sync::watch;
 
 use super::Shared;
+use super::body::RequestBody;
 use super::relay::Relay;
 use super::respond;
 use super::upstream::{Incomer, Outgoing};
@@ -47,7 +47,7 @@ pub(super) async fn handle(
     shared: &Arc<Shared>,
     way: &Way,
     protocol: Version,
-    (head, body): (&Head, Result<Bytes, Refusal>),
+    (head, body): (&Head, Result<RequestBody, Refusal>),
     patience: &mut Patience,
 ) -> Handled {
     let mut exchange = Exchange::begin(&shared.telemetry, head.method.as_str());
@@ -95,7 +95,7 @@ struct Request<'a> {
     head: &'a Head,
     read: Option<&'a Result<Body<'a>, BodyFault>>,
     session: Option<SessionDigest>,
-    body: &'a Bytes,
+    body: &'a RequestBody,
     /// The JSON-RPC id, of a request that wants an answer.
     id: Option<&'a str>,
 }
@@ -156,9 +156,7 @@ impl Request<'_> {
         if plan.stripped_query || stripped {
             exchange.token_stripped();
         }
-        let target = PathAndQuery::try_from(plan.target.as_str());
-        let target = target.map_err(|_| Refusal::because(Reason::MalformedHead, "the target cannot be sent on"))?;
-        let outgoing = Outgoing { method: &self.head.method, target, fields, body: self.body };
+        let outgoing = Outgoing { method: &self.head.method, target: &plan.target, fields, body: self.body };
         let first = self.send(plan, lease, &outgoing, exchange, patience).await?;
         if !is_rejection(&first) {
             return Ok((first, lease.clone()));
@@ -226,12 +224,13 @@ impl Request<'_> {
         }
         let binding = &plan.route.binding;
         let compressed = is_compressed(&headers);
-        let (headers, masked) = rewrite::to_agent(&headers, binding, (&plan.target, plan.seen), &lease.credential.mask);
+        let (headers, masked) =
+            rewrite::to_agent(&headers, binding, (plan.target.as_str(), plan.seen), &lease.credential.mask);
         exchange.masked(masked);
         let legacy = events && self.head.method == Method::GET && binding.server.transports.sse;
         let times = &self.shared.settings.times;
         Relay {
-            watch: legacy.then(|| self.shared.messages.watch(&plan.route, &plan.target)),
+            watch: legacy.then(|| self.shared.messages.watch(&plan.route, plan.target.as_str())),
             status,
             masker: (!compressed).then(Masker::default),
             headers,

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Limits;
+use super::body::{RequestBody, Share};
 use crate::core::chunked::{ChunkFault, Decoder};
 use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
@@ -24,6 +24,8 @@ use crate::runtime::patience::{Late, Patience};
 pub(super) struct Inbound<R> {
     reader: R,
     buffer: Vec<u8>,
+    /// How much of the buffer is done with.
+    used: usize,
 }
 
 /// Why nothing more can be read.
@@ -51,12 +53,17 @@ const BUDGET_STEP: usize = 64 * 1024;
 impl<R: AsyncRead + Unpin> Inbound<R> {
     /// `early` is what has been read of it already.
     pub(super) fn new(reader: R, early: Vec<u8>) -> Self {
-        Self { reader, buffer: early }
+        Self { reader, buffer: early, used: 0 }
     }
 
     /// What has been read and not been used.
-    pub(super) fn into_rest(self) -> Vec<u8> {
+    pub(super) fn into_rest(mut self) -> Vec<u8> {
+        self.buffer.drain(..self.used);
         self.buffer
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.buffer.get(self.used..).unwrap_or_default()
     }
 
     /// Reads the next head. Waits at most `idle` for its first byte and `head` for the rest.
@@ -77,7 +84,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         let read = patience.within(head, pin!(self.rest_of_head(limits.head))).await;
         let end =
             read.map_err(|_| Refusal::because(Reason::MalformedHead, "the head did not come to its end in time"))??;
-        let bytes = self.buffer.get(..end).unwrap_or_default();
+        let bytes = self.rest().get(..end).unwrap_or_default();
         let asked = if tunnels { request::parse_for_proxy(bytes) } else { request::parse(bytes).map(Asked::Request) };
         let asked = asked.map_err(Refusal::from)?;
         self.consume(end);
@@ -87,10 +94,10 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
     async fn rest_of_head(&mut self, max: usize) -> Result<usize, ReadFault> {
         let mut seen = 0;
         loop {
-            if let Some(end) = request::find_end(&self.buffer, seen, max).map_err(Refusal::from)? {
+            if let Some(end) = request::find_end(self.rest(), seen, max).map_err(Refusal::from)? {
                 return Ok(end);
             }
-            seen = self.buffer.len();
+            seen = self.rest().len();
             self.more().await?;
         }
     }
@@ -100,17 +107,17 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         !self.buffer.is_empty()
     }
 
-    /// Reads a body whole. Its bytes hold their share of the budget until the last clone is gone.
+    /// Reads a body whole.
     pub(super) async fn body(
         &mut self,
         framing: Framing,
         limits: &Limits,
         budget: &Arc<Semaphore>,
         (time, patience): (Duration, &mut Patience),
-    ) -> Result<Bytes, ReadFault> {
+    ) -> Result<RequestBody, ReadFault> {
         let read = async {
             match framing {
-                Framing::Length(0) => Ok(Bytes::new()),
+                Framing::Length(0) => Ok(RequestBody::default()),
                 Framing::Length(length) => self.sized_body(length, limits, budget).await,
                 Framing::Chunked => self.chunked_body(limits, budget).await,
             }
@@ -118,13 +125,23 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         patience.within(time, pin!(read)).await.map_err(|Late| late())?
     }
 
-    async fn sized_body(&mut self, length: u64, limits: &Limits, budget: &Arc<Semaphore>) -> Result<Bytes, ReadFault> {
+    async fn sized_body(
+        &mut self,
+        length: u64,
+        limits: &Limits,
+        budget: &Arc<Semaphore>,
+    ) -> Result<RequestBody, ReadFault> {
         let length = usize::try_from(length).ok().filter(|length| *length <= limits.body);
         let length = length.ok_or_else(|| Refusal::new(Reason::BodyTooLarge))?;
-        let share = reserve(budget, length)?;
-        let ready = length.min(self.buffer.len());
+        let share = Share::reserve(budget, length)?;
+        let ready = length.min(self.rest().len());
+        // Most come whole, right behind their heads, and stay where they are.
+        if ready == length && self.rest().len() == length {
+            let from = std::mem::take(&mut self.used);
+            return Ok(RequestBody::new(std::mem::take(&mut self.buffer), from, share));
+        }
         let mut body = Vec::with_capacity(length);
-        body.extend_from_slice(self.buffer.get(..ready).unwrap_or_default());
+        body.extend_from_slice(self.rest().get(..ready).unwrap_or_default());
         self.consume(ready);
         let mut rest = (&mut self.reader).take((length - ready) as u64);
         while body.len() < length {
@@ -132,24 +149,24 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
                 return Err(ReadFault::Closed);
             }
         }
-        Ok(Bytes::from_owner(Owned { bytes: body, _shares: vec![share] }))
+        Ok(RequestBody::new(body, 0, share))
     }
 
-    async fn chunked_body(&mut self, limits: &Limits, budget: &Arc<Semaphore>) -> Result<Bytes, ReadFault> {
+    async fn chunked_body(&mut self, limits: &Limits, budget: &Arc<Semaphore>) -> Result<RequestBody, ReadFault> {
         let mut decoder = Decoder::new(limits.body);
-        let (mut body, mut shares) = (Vec::new(), Vec::new());
+        let (mut body, mut share) = (Vec::new(), Share::default());
         loop {
-            if shares.len() * BUDGET_STEP < body.len() + self.buffer.len() {
-                shares.push(reserve(budget, BUDGET_STEP)?);
+            if share.size() < body.len() + self.rest().len() {
+                share.grow(budget, BUDGET_STEP)?;
                 continue;
             }
-            let progress = decoder.feed(&self.buffer, &mut body).map_err(|fault| match fault {
+            let progress = decoder.feed(self.rest(), &mut body).map_err(|fault| match fault {
                 ChunkFault::TooLarge => Refusal::new(Reason::BodyTooLarge),
                 ChunkFault::Malformed => Refusal::because(Reason::MalformedHead, fault),
             })?;
             self.consume(progress.consumed);
             if progress.done {
-                return Ok(Bytes::from_owner(Owned { bytes: body, _shares: shares }));
+                return Ok(RequestBody::new(body, 0, share));
             }
             self.more().await?;
         }
@@ -158,7 +175,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
     /// Waits until the agent has closed its side. What it sends meanwhile is kept for later, up
     /// to a bound; after that the wait never ends, and the socket's own buffers push back.
     pub(super) async fn closed(&mut self) {
-        while self.buffer.len() < MAX_AHEAD {
+        while self.rest().len() < MAX_AHEAD {
             if !matches!(self.fill().await, Ok(1..)) {
                 return;
             }
@@ -172,7 +189,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         let drain = async {
             let mut left = max;
             while left > 0 {
-                self.buffer.clear();
+                (self.buffer, self.used) = (Vec::new(), 0);
                 match self.fill().await {
                     Ok(read @ 1..) => left = left.saturating_sub(read),
                     _ => return,
@@ -191,6 +208,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
 
     /// Reads what there is. A connection that waits holds no memory for what may come.
     async fn fill(&mut self) -> std::io::Result<usize> {
+        self.buffer.drain(..std::mem::take(&mut self.used));
         std::future::poll_fn(|cx| {
             let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
             let mut read = ReadBuf::uninit(&mut room);
@@ -202,58 +220,39 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
     }
 
     fn consume(&mut self, bytes: usize) {
-        self.buffer.drain(..bytes);
+        self.used += bytes;
         // An idle connection holds no memory for a head that has been answered.
-        if self.buffer.is_empty() {
-            self.buffer = Vec::new();
+        if self.rest().is_empty() {
+            (self.buffer, self.used) = (Vec::new(), 0);
         }
     }
 }
 
-/// Reads a body whole that comes in frames (HTTP/2). Its bytes hold their share of the budget until
-/// the last clone is gone.
+/// Reads a body whole that comes in frames (HTTP/2).
 pub(super) async fn collect(
     mut frames: Incoming,
     limits: &Limits,
     budget: &Arc<Semaphore>,
     time: Duration,
-) -> Result<Bytes, ReadFault> {
+) -> Result<RequestBody, ReadFault> {
     let read = async {
-        let (mut body, mut shares) = (Vec::new(), Vec::new());
+        let (mut body, mut share) = (Vec::new(), Share::default());
         while let Some(frame) = frames.frame().await {
             // Trailers are dropped.
             let Ok(data) = frame.map_err(|_| ReadFault::Closed)?.into_data() else { continue };
             if body.len() + data.len() > limits.body {
                 return Err(Refusal::new(Reason::BodyTooLarge).into());
             }
-            while shares.len() * BUDGET_STEP < body.len() + data.len() {
-                shares.push(reserve(budget, BUDGET_STEP)?);
+            while share.size() < body.len() + data.len() {
+                share.grow(budget, BUDGET_STEP)?;
             }
             body.extend_from_slice(&data);
         }
-        Ok(Bytes::from_owner(Owned { bytes: body, _shares: shares }))
+        Ok(RequestBody::new(body, 0, share))
     };
     timeout(time, read).await.map_err(|_| late())?
 }
 
 fn late() -> Refusal {
     Refusal::because(Reason::BadJsonRpc, "the body did not come to its end in time")
-}
-
-/// A body and its share of the budget, given back together.
-struct Owned {
-    bytes: Vec<u8>,
-    _shares: Vec<OwnedSemaphorePermit>,
-}
-
-impl AsRef<[u8]> for Owned {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-fn reserve(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-    let overloaded = || Refusal::because(Reason::Overloaded, "limits.bodyBudgetBytes are in use");
-    let bytes = u32::try_from(bytes).map_err(|_| overloaded())?;
-    Arc::clone(budget).try_acquire_many_owned(bytes).map_err(|_| overloaded())
 }

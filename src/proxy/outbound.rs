@@ -86,7 +86,10 @@ impl<W: AsyncWrite + Unpin + Send> Out for Outbound<W> {
 
     fn head(&mut self, status: StatusCode, headers: &FieldLines, frame: BodyFrame, close: bool) {
         let out = &mut self.buffer;
-        out.reserve(headers.as_bytes().len() + 128);
+        let body =
+            if let BodyFrame::Length(length) = frame { usize::try_from(length).unwrap_or(COPY_BYTES) } else { 0 };
+        // What is copied behind it has room as well.
+        out.reserve(headers.as_bytes().len() + 128 + body.min(COPY_BYTES));
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(status.as_str().as_bytes());
         out.push(b' ');

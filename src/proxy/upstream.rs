@@ -14,6 +14,7 @@ use http::{Method, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName as TlsName;
 
+use super::body::RequestBody;
 use super::dial::{DialSettings, Dialer};
 use crate::core::decide::Refusal;
 use crate::core::fields::{FieldLines, Fields};
@@ -56,9 +57,9 @@ pub struct PoolKey {
 /// One request, complete but for the credential, which the connection that it goes out on adds.
 pub(super) struct Outgoing<'a> {
     pub(super) method: &'a Method,
-    pub(super) target: PathAndQuery,
+    pub(super) target: &'a PathAndQuery,
     pub(super) fields: FieldLines,
-    pub(super) body: &'a Bytes,
+    pub(super) body: &'a RequestBody,
 }
 
 /// An upstream's answer.

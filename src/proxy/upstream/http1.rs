@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::buf::Chain;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode};
 use rustix::net::RecvFlags;
@@ -63,9 +62,8 @@ impl Http1 {
         credential: Placement<'_>,
         pool: &Arc<Pool>,
     ) -> Result<Incomer, Fault> {
-        let head = Bytes::from(head(outgoing, credential, &pool.host));
-        let mut sending =
-            Sending { rest: head.chain(outgoing.body.clone()), begun: false, flushed: false, fault: None };
+        let head = head(outgoing, credential, &pool.host);
+        let mut sending = Sending::new([&head, outgoing.body]);
         let mut early = None;
         let mut seen = 0;
         let answer =
@@ -86,7 +84,7 @@ impl Http1 {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        sending: &mut Sending,
+        sending: &mut Sending<'_>,
         method: &Method,
         (early, seen): (&mut Option<AnswerHead>, &mut usize),
     ) -> Poll<Result<AnswerHead, Fault>> {
@@ -223,15 +221,32 @@ fn head(outgoing: &Outgoing<'_>, credential: Placement<'_>, host: &HeaderValue) 
 }
 
 /// A request on its way out.
-struct Sending {
-    rest: Chain<Bytes, Bytes>,
+struct Sending<'a> {
+    /// Head and body, as far as they have not gone.
+    rest: [&'a [u8]; 2],
     /// Some of it has left us.
     begun: bool,
     flushed: bool,
     fault: Option<io::Error>,
 }
 
-impl Sending {
+impl<'a> Sending<'a> {
+    fn new(rest: [&'a [u8]; 2]) -> Self {
+        Self { rest, begun: false, flushed: false, fault: None }
+    }
+
+    fn is_written(&self) -> bool {
+        self.rest.iter().all(|part| part.is_empty())
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        for part in &mut self.rest {
+            let count = written.min(part.len());
+            *part = part.get(count..).unwrap_or_default();
+            written -= count;
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.flushed && self.fault.is_none()
     }
@@ -243,21 +258,19 @@ impl Sending {
     /// Goes on as far as it goes. A fault is kept: the server may have said before why it takes no more.
     fn poll(&mut self, wire: &mut Wire, cx: &mut Context<'_>) {
         while self.is_under_way() {
-            let step = if self.rest.has_remaining() {
-                let mut slices = [io::IoSlice::new(&[]); 2];
-                let filled = self.rest.chunks_vectored(&mut slices);
-                Pin::new(&mut *wire).poll_write_vectored(cx, slices.get(..filled).unwrap_or_default())
+            let step = if !self.is_written() {
+                Pin::new(&mut *wire).poll_write_vectored(cx, &self.rest.map(io::IoSlice::new))
             } else {
                 // TLS keeps what it has sealed until it is told.
                 Pin::new(&mut *wire).poll_flush(cx).map_ok(|()| 0)
             };
             match step {
                 Poll::Pending => return,
-                Poll::Ready(Ok(0)) if self.rest.has_remaining() => self.fault = Some(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(0)) if !self.is_written() => self.fault = Some(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(0)) => self.flushed = true,
                 Poll::Ready(Ok(written)) => {
                     self.begun = true;
-                    self.rest.advance(written);
+                    self.advance(written);
                 }
                 Poll::Ready(Err(error)) => self.fault = Some(error),
             }

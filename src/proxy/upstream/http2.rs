@@ -106,7 +106,7 @@ impl Http2 {
         };
         let held = Held::new(self);
         if !outgoing.body.is_empty() {
-            stream.send_data(outgoing.body.clone(), true).map_err(|error| lost(refusal(&error)))?;
+            stream.send_data(outgoing.body.to_bytes(), true).map_err(|error| lost(refusal(&error)))?;
         }
         let (parts, body) = response.await.map_err(|error| lost(refusal(&error)))?.into_parts();
         let said = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());

@@ -56,7 +56,7 @@ pub fn check(data: &[u8]) -> &'static str {
         assert_eq!((path.as_str(), head.method.as_str()), (&*format!("/old/.sse/{OPAQUE}"), "POST"));
         return "forwarded";
     }
-    let (target, query) = plan.target.split_once('?').map_or((&*plan.target, ""), |(path, query)| (path, query));
+    let (target, query) = (plan.target.path(), plan.target.query().unwrap_or_default());
     if !server.subpaths {
         assert_eq!(target, server.url.path(), "an exact path is not the agent's to change");
     }
