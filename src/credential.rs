@@ -10,10 +10,10 @@ pub mod source;
 
 mod told;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use foldhash::HashMap;
 use http::{HeaderName, HeaderValue};
 use tokio::sync::watch;
 

@@ -148,6 +148,37 @@ impl Fields {
         Self { text, places: Vec::with_capacity(16), present: 0 }
     }
 
+    /// Reads the lines of `text` behind `from`, of which the last has no end, if they are as nearly all are: name,
+    /// colon, and a value without tabs in it. `None` where they are not, or are more than `most`: a slower reader
+    /// tells what is wrong with them, if anything.
+    pub fn read_plain(text: &[u8], from: usize, most: usize) -> Option<Self> {
+        let mut fields = Self::within(text.to_vec());
+        let mut at = from;
+        loop {
+            let line = text.get(at..)?;
+            let colon = line.iter().position(|byte| !is_token(*byte))?;
+            let (b':', 1.., true) = (*line.get(colon)?, colon, fields.places.len() < most) else { return None };
+            let value = line.get(colon + 1..)?;
+            let end = end_of_plain(value);
+            let next = match value.get(end..)? {
+                [] => end,
+                [b'\r', b'\n', _, ..] => end + 2,
+                _ => return None,
+            };
+            let (start, end) = without_spaces(value.get(..end)?);
+            let value = at + colon + 1;
+            let name = fields.text.get_mut(at..at + colon)?;
+            name.make_ascii_lowercase();
+            let known = Known::of(name);
+            let (name, place) = (Span::new(at..at + colon)?, Span::new(value + start..value + end)?);
+            fields.put(Place { name, value: place, known });
+            at = value + next;
+            if at == text.len() {
+                return Some(fields);
+            }
+        }
+    }
+
     /// Adds the field that stands at these places of the text.
     pub fn add(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), FieldFault> {
         let token = self.text.get_mut(name.clone()).ok_or(FieldFault::Name)?;
@@ -341,6 +372,21 @@ fn put_in_lower_case(token: &mut [u8]) -> bool {
         sound &= *byte != 0;
     }
     sound
+}
+
+/// Where what is inside the spaces begins and ends.
+fn without_spaces(value: &[u8]) -> (usize, usize) {
+    let start = value.iter().position(|byte| *byte != b' ').unwrap_or(value.len());
+    let end = value.iter().rposition(|byte| *byte != b' ').map_or(start, |last| last + 1);
+    (start, end)
+}
+
+/// Where the first control character is, tabs among them, or the end.
+fn end_of_plain(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<8>();
+    let plain = words.iter().take_while(|word| is_plain(u64::from_ne_bytes(**word))).count() * 8;
+    let rest = bytes.get(plain..).unwrap_or_default();
+    plain + rest.iter().position(|byte| *byte < 0x20 || *byte == 0x7f).unwrap_or(rest.len())
 }
 
 /// Whether a value may hold all of these bytes.

@@ -195,6 +195,14 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8]), HeadFault> {
 
 fn fields(lines: Lines<'_>) -> Result<Fields, HeadFault> {
     let text = lines.text;
+    match lines.at.and_then(|from| Fields::read_plain(text, from, MAX_FIELDS)) {
+        Some(fields) => Ok(fields),
+        None => any_fields(lines),
+    }
+}
+
+fn any_fields(lines: Lines<'_>) -> Result<Fields, HeadFault> {
+    let text = lines.text;
     // The one copy of them.
     let mut fields = Fields::within(text.to_vec());
     for place in lines {

@@ -105,7 +105,35 @@ fn sizes_are_bounded() {
     assert_eq!(find_end(b"GET / HTTP/1.1\r\n\r\n", 0, 17), Err(HeadFault::TooLarge));
 }
 
+const PARTS: [&str; 15] = [
+    "Host: a",
+    "\r\n",
+    "\r\nHost:b ",
+    "\r\nAccept:  c d ",
+    "\r\nX-Y: \tz",
+    "\r\nx : y",
+    "\r\n z: y",
+    "\r\n:",
+    "\n",
+    "\r",
+    "é",
+    "\u{7f}",
+    "\r\n~: \u{80}",
+    "\r\nContent-Length: 12345678901",
+    "\t",
+];
+
 proptest! {
+    /// What is read at first sight is what the whole rule reads.
+    #[test]
+    fn plain_fields_are_read_as_any(parts in proptest::collection::vec(proptest::sample::select(PARTS.to_vec()), 0..7)) {
+        let text = format!("GET / HTTP/1.1\r\n{}", parts.concat());
+        let lines = || Lines { text: text.as_bytes(), at: Some(16) };
+        if let Some(plain) = Fields::read_plain(text.as_bytes(), 16, MAX_FIELDS) {
+            prop_assert_eq!(Ok(plain), any_fields(lines()), "{:?}", text);
+        }
+    }
+
     /// However the bytes come in, the end is found at the same place.
     #[test]
     fn the_end_does_not_depend_on_the_pieces(text in "(GET|POST) /[a-z]{0,8} HTTP/1.1\r\n([A-Za-z-]{1,6}: [ -~]{0,6}\r\n){0,5}\r\n[a-z\r\n]{0,9}", cut in 0usize..80) {

@@ -1,8 +1,10 @@
 //! Which server names a caller may use: the table that every request is decided by.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::binding::{Binding, Server};
 use super::decide::Refusal;
@@ -85,7 +87,7 @@ impl Routes {
     /// Builds the table; where two bindings conflict, the one that comes first wins.
     /// `gone` are the names to remember as withdrawn.
     pub fn build(routes: impl IntoIterator<Item = Route>, gone: HashSet<ServerName>) -> (Self, Vec<Conflict>) {
-        let mut table = Self { by_name: HashMap::new(), gone, bar: None };
+        let mut table = Self { by_name: HashMap::default(), gone, bar: None };
         let mut conflicts = Vec::new();
         for route in routes {
             match table.conflict(&route.binding) {

@@ -133,7 +133,7 @@ impl Cache {
     pub fn apply(&mut self, snapshot: Snapshot, now: SystemTime) -> Vec<Conflict> {
         let (entries, mut conflicts) = self.single_out(snapshot.entries);
         let mut before = std::mem::take(&mut self.known);
-        let (mut routes, mut slots) = (Vec::new(), HashMap::new());
+        let (mut routes, mut slots) = (Vec::new(), foldhash::HashMap::default());
         let mut order = entries;
         // Whoever is served already is the older one.
         order.sort_by_key(|entry| before.get(&entry.binding.id).map_or(u64::MAX, |known| known.revision));

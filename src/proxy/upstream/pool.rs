@@ -1,10 +1,10 @@
 //! The connections of one key: idle HTTP/1.1 ones, or shared HTTP/2 ones.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use http::HeaderValue;
 use http::uri::Authority;
 use rustls::ClientConfig;
