@@ -285,9 +285,10 @@ mod tests {
     /// The same as [`split_authority`], word by word, and addresses by the standard library.
     fn split_slowly(text: &str) -> Option<(Host, Option<u16>)> {
         let bracket = text.rfind(']').filter(|_| text.starts_with('[')).unwrap_or(0);
-        let (host, port) = match text[bracket..].split_once(':') {
-            Some((rest, port)) => (&text[..bracket + rest.len()], Some(port)),
-            None => (text, None),
+        let (inner, rest) = text.split_at(bracket);
+        let (host, port) = match rest.split_once(':') {
+            Some((rest, port)) => (format!("{inner}{rest}"), Some(port)),
+            None => (text.to_owned(), None),
         };
         let port = match port {
             Some(port) if port.is_empty() || !port.chars().all(|c| c.is_ascii_digit()) => return None,
