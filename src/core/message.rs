@@ -95,62 +95,62 @@ const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 /// Reads a body. `Err` means nothing of it can be trusted, not even the id; a
 /// [`Message::fault`] means it is refused, but its id may be echoed.
 pub fn parse(bytes: &[u8]) -> Result<Body<'_>, BodyFault> {
-    // Nearly all are ASCII, which is told sooner.
-    if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
-        return Err(BodyFault::NotUtf8);
+    let text = std::str::from_utf8(bytes).map_err(|_| BodyFault::NotUtf8)?;
+    let mut json = Reader::new(text);
+    if json.peek() == Some(b'[') {
+        let messages = batch(&mut json).ok_or(BodyFault::NotJsonRpc)?;
+        return Ok(Body::Batch(messages));
     }
-    body(&mut Reader::new(bytes)).ok_or(BodyFault::NotJsonRpc)
-}
-
-fn body<'a>(json: &mut Reader<'a>) -> Option<Body<'a>> {
-    let body = match json.peek()? {
-        b'[' => Body::Batch(batch(json)?),
-        _ => Body::One(Message::read(json)?),
-    };
-    json.end()?;
-    Some(body)
+    let mut message = Message::default();
+    message.read(&mut json).and_then(|()| json.end()).ok_or(BodyFault::NotJsonRpc)?;
+    Ok(Body::One(message))
 }
 
 fn batch<'a>(json: &mut Reader<'a>) -> Option<Vec<Message<'a>>> {
     let mut messages = Vec::new();
     json.array(|json| {
-        let message = Message::read(json)?;
+        let mut message = Message::default();
+        message.read(json)?;
         messages.push(message);
         (messages.len() <= MAX_BATCH).then_some(())
     })?;
+    json.end()?;
     Some(messages)
 }
 
 impl<'a> Message<'a> {
-    fn read(json: &mut Reader<'a>) -> Option<Self> {
-        let mut message = Self::default();
+    fn read(&mut self, json: &mut Reader<'a>) -> Option<()> {
         let mut keys = Keys::new(TOP_KEYS);
         let (mut version, mut answer) = (false, false);
         json.object(|json, key| {
+            let mut counts = true;
             match key.as_ref() {
                 "jsonrpc" => version = json.text()? == "2.0",
-                "id" => message.set_id(json.raw()?),
-                "method" => message.method = Some(json.text()?),
-                "params" => message.set_params(Params::read(json)?),
+                "id" => self.set_id(json.raw()?),
+                "method" => self.method = Some(json.text()?),
+                "params" => self.read_params(json)?,
                 "result" | "error" => {
                     answer = true;
                     json.pass()?;
                 }
-                _ => json.pass()?,
+                _ => {
+                    counts = false;
+                    json.pass()?;
+                }
             }
-            message.note(keys.admit(key));
+            self.note(keys.admit(key, counts));
             Some(())
         })?;
-        message.kind = match (&message.method, message.id, answer) {
+        self.kind = match (&self.method, self.id, answer) {
             (Some(_), Some(_), false) => Some(Kind::Request),
             (Some(_), None, false) => Some(Kind::Notification),
             (None, Some(_), true) => Some(Kind::Response),
             _ => None,
         };
-        if message.kind.is_none() || !version {
-            message.note(Some(BodyFault::NotJsonRpc));
+        if self.kind.is_none() || !version {
+            self.note(Some(BodyFault::NotJsonRpc));
         }
-        Some(message)
+        Some(())
     }
 
     fn set_id(&mut self, raw: &'a str) {
@@ -163,9 +163,45 @@ impl<'a> Message<'a> {
         }
     }
 
-    fn set_params(&mut self, (params, fault): (Params<'a>, Option<BodyFault>)) {
-        self.params = params;
-        self.note(fault);
+    fn read_params(&mut self, json: &mut Reader<'a>) -> Option<()> {
+        // Of `params` that come twice the last are told, as of any other key.
+        self.params = Params::default();
+        let mut keys = Keys::new(PARAM_KEYS);
+        json.object(|json, key| {
+            let mut counts = true;
+            match key.as_ref() {
+                "name" => self.params.name = json.text_or_other()?,
+                "uri" => self.params.uri = json.text_or_other()?,
+                "taskId" => self.params.task_id = json.text_or_other()?,
+                "_meta" => self.params.version = self.read_meta(json)?,
+                _ => {
+                    counts = false;
+                    json.pass()?;
+                }
+            }
+            self.note(keys.admit(key, counts));
+            Some(())
+        })
+    }
+
+    /// The revision in `_meta`, which may be null.
+    fn read_meta(&mut self, json: &mut Reader<'a>) -> Option<Option<Cow<'a, str>>> {
+        if json.peek()? != b'{' {
+            return (json.raw()? == "null").then_some(None);
+        }
+        let mut version = None;
+        let mut keys = Keys::new(&[VERSION_KEY]);
+        json.object(|json, key| {
+            let counts = key == VERSION_KEY;
+            if counts {
+                version = json.text_or_other()?;
+            } else {
+                json.pass()?;
+            }
+            self.note(keys.admit(key, counts));
+            Some(())
+        })?;
+        Some(version)
     }
 
     fn note(&mut self, fault: Option<BodyFault>) {
@@ -176,37 +212,59 @@ impl<'a> Message<'a> {
 /// The keys of one object, to find duplicates and case variants.
 struct Keys<'a> {
     known: &'static [&'static str],
-    seen: Vec<Cow<'a, str>>,
+    /// A bit for each key, which it shares with some others: where it is missing, so is the key.
+    marks: u64,
+    /// The first that have no escapes, which in most objects are all.
+    few: [&'a str; 4],
+    filled: usize,
+    others: Vec<Cow<'a, str>>,
 }
 
 impl<'a> Keys<'a> {
     fn new(known: &'static [&'static str]) -> Self {
-        Self { known, seen: Vec::with_capacity(8) }
+        Self { known, marks: 0, few: [""; 4], filled: 0, others: Vec::new() }
     }
 
-    fn admit(&mut self, key: Cow<'a, str>) -> Option<BodyFault> {
-        if self.seen.len() == MAX_KEYS {
+    /// Takes the next key; `counts` tells that it is one of the known.
+    fn admit(&mut self, key: Cow<'a, str>, counts: bool) -> Option<BodyFault> {
+        if self.filled + self.others.len() == MAX_KEYS {
             return Some(BodyFault::TooManyKeys);
         }
-        let fault = if self.seen.contains(&key) {
+        let first = key.bytes().next().unwrap_or_default();
+        let mark = 1u64.rotate_left((key.len() as u32).wrapping_add(first.into()));
+        let fault = if self.marks & mark != 0 && self.holds(&key) {
             Some(BodyFault::DuplicateKey)
-        } else if !self.known.contains(&key.as_ref()) && self.known.iter().any(|known| folds_to(&key, known)) {
+        } else if !counts && is_variant(&key, self.known) {
             Some(BodyFault::KeyCase)
         } else {
             None
         };
-        self.seen.push(key);
+        self.marks |= mark;
+        match (key, self.few.get_mut(self.filled)) {
+            (Cow::Borrowed(key), Some(place)) => {
+                *place = key;
+                self.filled += 1;
+            }
+            (key, _) => self.others.push(key),
+        }
         fault
+    }
+
+    fn holds(&self, key: &str) -> bool {
+        self.few.iter().take(self.filled).any(|held| *held == key) || self.others.iter().any(|held| held == key)
     }
 }
 
-/// Whether a parser that ignores case would take `key` for `known` (ASCII). Four characters outside
-/// ASCII fold into it: the long s and the Kelvin sign, which Go's encoding/json knows, and the i
-/// without a dot and the capital one with a dot, which Java's equalsIgnoreCase takes for an i.
+/// Whether a parser that ignores case would take `key` for one of `known` (ASCII).
+fn is_variant(key: &str, known: &[&str]) -> bool {
+    known.iter().any(|known| key.eq_ignore_ascii_case(known))
+        || !key.is_ascii() && known.iter().any(|known| folds_to(key, known))
+}
+
+/// The same, of a key outside ASCII. Four of its characters fold into it: the long s and the
+/// Kelvin sign, which Go's encoding/json knows, and the i without a dot and the capital one with a
+/// dot, which Java's equalsIgnoreCase takes for an i.
 fn folds_to(key: &str, known: &str) -> bool {
-    if key.is_ascii() {
-        return key.eq_ignore_ascii_case(known);
-    }
     let fold = |c: char| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
@@ -216,52 +274,10 @@ fn folds_to(key: &str, known: &str) -> bool {
     key.chars().map(fold).eq(known.chars().map(fold))
 }
 
-impl<'a> Params<'a> {
-    fn read(json: &mut Reader<'a>) -> Option<(Self, Option<BodyFault>)> {
-        let mut params = Self::default();
-        let mut keys = Keys::new(PARAM_KEYS);
-        let mut fault = None;
-        json.object(|json, key| {
-            match key.as_ref() {
-                "name" => params.name = json.text_or_other()?,
-                "uri" => params.uri = json.text_or_other()?,
-                "taskId" => params.task_id = json.text_or_other()?,
-                "_meta" => {
-                    let (version, meta_fault) = meta(json)?;
-                    params.version = version;
-                    fault = fault.or(meta_fault);
-                }
-                _ => json.pass()?,
-            }
-            fault = fault.or(keys.admit(key));
-            Some(())
-        })?;
-        Some((params, fault))
-    }
-}
-
-/// The revision in `_meta`, which may be null.
-fn meta<'a>(json: &mut Reader<'a>) -> Option<(Option<Cow<'a, str>>, Option<BodyFault>)> {
-    let (mut version, mut fault) = (None, None);
-    if json.peek()? != b'{' {
-        return (json.raw()? == "null").then_some((version, fault));
-    }
-    let mut keys = Keys::new(&[VERSION_KEY]);
-    json.object(|json, key| {
-        if key == VERSION_KEY {
-            version = json.text_or_other()?;
-        } else {
-            json.pass()?;
-        }
-        fault = fault.or(keys.admit(key));
-        Some(())
-    })?;
-    Some((version, fault))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn one(text: &str) -> Message<'_> {
         match parse(text.as_bytes()) {
@@ -342,5 +358,61 @@ mod tests {
             panic!("not a batch")
         };
         assert_eq!(batch.iter().map(|m| m.fault).collect::<Vec<_>>(), [None, Some(BodyFault::DuplicateKey)]);
+    }
+
+    #[test]
+    fn more_keys_than_any_message_has_are_refused() {
+        let with = |count: usize| {
+            let keys: String = (0..count).map(|number| format!(",\"x{number}\":0")).collect();
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","params":{{"name":"a"{keys}}}}}"#)
+        };
+        assert_eq!(one(&with(MAX_KEYS - 1)).fault, None);
+        assert_eq!(one(&with(MAX_KEYS)).fault, Some(BodyFault::TooManyKeys));
+    }
+
+    /// The rule of [`folds_to`] for any key.
+    fn is_alike(key: &str, known: &str) -> bool {
+        key.eq_ignore_ascii_case(known) || folds_to(key, known)
+    }
+
+    /// A key that counts, or one that looks like it, or one that shares its mark with others.
+    fn key() -> impl Strategy<Value = String> {
+        let fold = |c: char, by: usize| match (c, by) {
+            (_, 0) => c.to_ascii_uppercase(),
+            ('s', 1) => '\u{17f}',
+            ('k', 1) => '\u{212a}',
+            ('i', 1) => '\u{131}',
+            ('i', 2) => '\u{130}',
+            ('e', 1) => 'é',
+            _ => c,
+        };
+        let known = proptest::sample::select([TOP_KEYS, PARAM_KEYS, &[VERSION_KEY]].concat());
+        let folded = (known, proptest::collection::vec(0usize..12, 42))
+            .prop_map(move |(known, by)| known.chars().zip(by).map(|(c, by)| fold(c, by)).collect());
+        prop_oneof![folded, "[ab]{0,2}", "[a-d]b{0,3}", "é?[a-z\"]{0,9}"]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
+        /// What the marks and the two lists tell of keys is what one list of all of them tells.
+        #[test]
+        fn keys_are_held_against_all_before(keys in proptest::collection::vec((key(), any::<bool>()), 0..12)) {
+            for known in [TOP_KEYS, PARAM_KEYS, &[VERSION_KEY]] {
+                let mut admitted = Keys::new(known);
+                for (number, (key, escaped)) in keys.iter().enumerate() {
+                    let as_read = if *escaped { Cow::Owned(key.clone()) } else { Cow::Borrowed(key.as_str()) };
+                    let counts = known.contains(&key.as_str());
+                    let expected = if keys[..number].iter().any(|(before, _)| before == key) {
+                        Some(BodyFault::DuplicateKey)
+                    } else if !counts && known.iter().any(|known| is_alike(key, known)) {
+                        Some(BodyFault::KeyCase)
+                    } else {
+                        None
+                    };
+                    prop_assert_eq!(admitted.admit(as_read, counts), expected, "{:?} of {:?}", key, keys);
+                }
+            }
+        }
     }
 }

@@ -1,10 +1,8 @@
 //! Which server names a caller may use: the table that every request is decided by.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-
-use foldhash::HashMap;
 
 use super::binding::{Binding, Server};
 use super::decide::Refusal;
@@ -23,7 +21,7 @@ pub struct Route {
 /// The bindings of one caller by server name.
 #[derive(Debug, Default)]
 pub struct Routes {
-    by_name: HashMap<ServerName, Arc<Route>>,
+    by_name: BTreeMap<ServerName, Arc<Route>>,
     gone: HashSet<ServerName>,
     bar: Option<Refusal>,
 }
@@ -87,7 +85,7 @@ impl Routes {
     /// Builds the table; where two bindings conflict, the one that comes first wins.
     /// `gone` are the names to remember as withdrawn.
     pub fn build(routes: impl IntoIterator<Item = Route>, gone: HashSet<ServerName>) -> (Self, Vec<Conflict>) {
-        let mut table = Self { by_name: HashMap::default(), gone, bar: None };
+        let mut table = Self { by_name: BTreeMap::new(), gone, bar: None };
         let mut conflicts = Vec::new();
         for route in routes {
             match table.conflict(&route.binding) {
@@ -124,7 +122,7 @@ impl Routes {
         self.by_name.values().find(|route| covers(&route.binding.server, url))
     }
 
-    /// The served routes, in no order.
+    /// The served routes, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.by_name.values()
     }
