@@ -1,3 +1,5 @@
+//! JSON is held against a well-known reader of it.
+
 use super::*;
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
