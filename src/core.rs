@@ -13,6 +13,7 @@ pub mod capture;
 pub mod chunked;
 pub mod consent;
 pub mod decide;
+pub mod eights;
 pub mod fields;
 pub mod hello;
 pub mod mask;

@@ -215,6 +215,7 @@ impl HeaderNames {
 }
 
 /// By the lowest five bits, with which characters parts begin, and which are their second ones.
+#[expect(clippy::indexing_slicing, reason = "the compiler does it, and would see")]
 const fn starts(parts: &[&str]) -> (u32, u32) {
     let (mut starts, mut at) = ((0, 0), 0);
     while at < parts.len() {

@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::eights;
+
 macro_rules! known {
     ($($length:literal { $($name:ident $text:literal)* })*) => {
         /// The names that are looked for, or met in nearly every call.
@@ -31,14 +33,12 @@ macro_rules! known {
             /// Told apart by their lengths first: few of them have the same.
             fn of(name: &[u8]) -> Option<Self> {
                 match name.len() {
-                    $($length => {
-                        $(if name == $text {
-                            return Some(Self::$name);
-                        })*
-                    })*
-                    _ => {}
+                    $($length => match name {
+                        $($text => Some(Self::$name),)*
+                        _ => None,
+                    },)*
+                    _ => None,
                 }
-                None
             }
         }
     };
@@ -156,10 +156,9 @@ impl Fields {
         let mut at = from;
         loop {
             let line = text.get(at..)?;
-            let colon = line.iter().position(|byte| !is_token(*byte))?;
-            let (b':', 1.., true) = (*line.get(colon)?, colon, fields.places.len() < most) else { return None };
+            let colon = eights::find(line, |eight| eights::equal(eight, b':'))?;
             let value = line.get(colon + 1..)?;
-            let end = end_of_plain(value);
+            let end = eights::find(value, eights::control).unwrap_or(value.len());
             let next = match value.get(end..)? {
                 [] => end,
                 [b'\r', b'\n', _, ..] => end + 2,
@@ -170,6 +169,10 @@ impl Fields {
             let name = fields.text.get_mut(at..at + colon)?;
             name.make_ascii_lowercase();
             let known = Known::of(name);
+            let is_name = known.is_some() || (!name.is_empty() && name.iter().all(|byte| is_token(*byte)));
+            if !is_name || fields.places.len() == most {
+                return None;
+            }
             let (name, place) = (Span::new(at..at + colon)?, Span::new(value + start..value + end)?);
             fields.put(Place { name, value: place, known });
             at = value + next;
@@ -336,6 +339,7 @@ pub fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 }
 
 /// By byte: itself in lower case where a token may hold it (RFC 9110 section 5.6.2), else zero.
+#[expect(clippy::indexing_slicing, reason = "the compiler does it, and would see")]
 const TOKEN: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0u8;
@@ -381,34 +385,11 @@ fn without_spaces(value: &[u8]) -> (usize, usize) {
     (start, end)
 }
 
-/// Where the first control character is, tabs among them, or the end.
-fn end_of_plain(bytes: &[u8]) -> usize {
-    let (words, _) = bytes.as_chunks::<8>();
-    let plain = words.iter().take_while(|word| is_plain(u64::from_ne_bytes(**word))).count() * 8;
-    let rest = bytes.get(plain..).unwrap_or_default();
-    plain + rest.iter().position(|byte| *byte < 0x20 || *byte == 0x7f).unwrap_or(rest.len())
-}
-
 /// Whether a value may hold all of these bytes.
 fn is_value(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    if words.iter().all(|word| is_plain(u64::from_ne_bytes(*word))) {
-        return rest.iter().all(may_be_in_value);
-    }
+    let may = |byte: &u8| !byte.is_ascii_control() || *byte == b'\t';
     // Tabs are rare.
-    bytes.iter().all(may_be_in_value)
-}
-
-fn may_be_in_value(byte: &u8) -> bool {
-    (*byte >= 0x20 && *byte != 0x7f) || *byte == b'\t'
-}
-
-/// Whether eight bytes hold no control character at all: what is taken off borrows from the highest bit of a byte
-/// that is less, and of none above 0x7f.
-fn is_plain(word: u64) -> bool {
-    const EACH: u64 = u64::from_ne_bytes([1; 8]);
-    let less = |word: u64, than: u8| word.wrapping_sub(EACH * than as u64) & !word & (EACH << 7);
-    less(word, 0x20) | less(word ^ (EACH * 0x7f), 1) == 0
+    eights::find(bytes, eights::control).is_none() || bytes.iter().all(may)
 }
 
 #[cfg(test)]

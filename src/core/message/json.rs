@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use crate::core::eights;
+
 /// A text, and how far it is read.
 pub(super) struct Reader<'a> {
     text: &'a str,
@@ -358,18 +360,9 @@ fn searched(text: &[u8]) -> Option<usize> {
 
 /// Which of eight bytes is the first that is not plain.
 fn first_special(eight: &[u8; 8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGHEST: u64 = ONES << 7;
-    // The first is the lowest.
-    let eight = u64::from_le_bytes(*eight);
-    // Sets the highest bit of each byte below `least`. Borrowing may set others, but only above
-    // such a byte; and those that had it are none of ours.
-    let below = |eight: u64, least: u64| eight.wrapping_sub(ONES * least);
-    // This makes a quote 0x20; what is less stays less, and what is more stays more.
-    let quote_or_control = below(eight ^ (ONES * 0x02), 0x21);
-    let backslash = below(eight ^ (ONES * u64::from(b'\\')), 1);
-    let special = (quote_or_control | backslash) & !eight & HIGHEST;
-    (special != 0).then_some(special.trailing_zeros() as usize / 8)
+    // One bit turned makes a quote a space; what is less stays less, and what is more stays more.
+    let quote_or_control = |eight| eights::below(eight ^ u64::from_ne_bytes([0x02; 8]), 0x21);
+    eights::first(*eight, |eight| quote_or_control(eight) | eights::equal(eight, b'\\'))
 }
 
 #[cfg(test)]
