@@ -11,11 +11,11 @@ pub mod source;
 mod told;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
 
 use foldhash::HashMap;
 use http::{HeaderName, HeaderValue};
-use tokio::sync::watch;
 
 use crate::core::decide::Refusal;
 use crate::core::mask::Mask;
@@ -61,7 +61,7 @@ pub struct Credential {
     pub ca_bundle: Option<Arc<[u8]>>,
     changed: SystemTime,
     lag: Option<f64>,
-    life: watch::Sender<Life>,
+    life: LifeCell,
 }
 
 /// Whether a leased credential may still be used.
@@ -88,6 +88,42 @@ impl Life {
     }
 }
 
+/// A life that changes while others look: each of them is a number.
+#[derive(Debug)]
+struct LifeCell(AtomicU8);
+
+impl LifeCell {
+    const BARRED: u8 = 3;
+
+    fn new(life: Life) -> Self {
+        Self(AtomicU8::new(Self::number(life)))
+    }
+
+    fn number(life: Life) -> u8 {
+        match life {
+            Life::Current => 0,
+            Life::Superseded => 1,
+            Life::Revoked => 2,
+            Life::Barred(reason) => Self::BARRED + reason as u8,
+        }
+    }
+
+    fn get(&self) -> Life {
+        match self.0.load(Ordering::Acquire) {
+            0 => Life::Current,
+            1 => Life::Superseded,
+            number => {
+                let reason = number.checked_sub(Self::BARRED).and_then(|at| Reason::ALL.get(usize::from(at)));
+                reason.map_or(Life::Revoked, |reason| Life::Barred(*reason))
+            }
+        }
+    }
+
+    fn set(&self, life: Life) {
+        self.0.store(Self::number(life), Ordering::Release);
+    }
+}
+
 /// The right to send one request with one credential.
 #[derive(Debug, Clone)]
 pub struct Lease {
@@ -96,9 +132,10 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Waits until the credential is no longer current, and says why.
-    pub fn life(&self) -> watch::Receiver<Life> {
-        self.credential.life.subscribe()
+    /// Whether the credential may still be used. Before it changes for the worse, nobody is woken but by the alarm of
+    /// the [`Credentials`](cache::Credentials) that it was leased from.
+    pub fn life(&self) -> Life {
+        self.credential.life.get()
     }
 }
 

@@ -15,6 +15,7 @@
 
 pub mod dial;
 pub mod upstream;
+mod waiting;
 
 mod body;
 mod capture;

@@ -1,5 +1,6 @@
 //! Process services that know nothing of MCP (layer 1).
 
+pub mod alarm;
 pub mod backoff;
 pub mod clock;
 pub mod descriptors;

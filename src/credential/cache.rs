@@ -7,11 +7,10 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use http::HeaderValue;
-use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::source::{Entry, Missing, Snapshot, Value};
-use super::{Credential, Life, Slot, View};
+use super::{Credential, Life, LifeCell, Slot, View};
 use crate::core::binding::{Binding, Material};
 use crate::core::decide::Refusal;
 use crate::core::mask::{Mask, SHORT};
@@ -19,16 +18,22 @@ use crate::core::name::{BindingId, ServerName};
 use crate::core::reason::Reason;
 use crate::core::routes::{Conflict, Overlap, Route, Routes};
 use crate::core::secret::{SecretValue, header_value};
+use crate::runtime::alarm::Alarm;
 use crate::tls::client::parse_bundle;
 
 /// The readers' handle.
 #[derive(Debug, Clone, Default)]
-pub struct Credentials(Arc<ArcSwap<View>>);
+pub struct Credentials(Arc<ArcSwap<View>>, Alarm);
 
 impl Credentials {
     /// The view of this moment. Hold it for one decision, not longer.
     pub fn view(&self) -> Arc<View> {
         self.0.load_full()
+    }
+
+    /// Rings when a credential may be used no longer, or not for long.
+    pub fn alarm(&self) -> &Alarm {
+        &self.1
     }
 }
 
@@ -104,7 +109,7 @@ impl Known {
         let age = Some(Age { changed: credential.changed, lag: credential.lag });
         self.superseded.retain(|old| old.strong_count() > 0);
         if let Some(old) = self.credential.replace(credential) {
-            old.life.send_replace(Life::Superseded);
+            old.life.set(Life::Superseded);
             self.superseded.push(Arc::downgrade(&old));
         }
         Self { entry, generation, age, ..self }
@@ -114,7 +119,7 @@ impl Known {
     fn end(&self, life: Life) {
         let old = self.superseded.iter().filter_map(Weak::upgrade);
         for credential in self.credential.iter().cloned().chain(old) {
-            credential.life.send_replace(life);
+            credential.life.set(life);
         }
     }
 }
@@ -150,6 +155,7 @@ impl Cache {
         self.readers.0.store(Arc::new(View { routes, slots }));
         // Only now: a stream that ends must not find the old view when it comes back.
         self.withdrawn.drain(..).chain(before.into_values()).for_each(|known| known.end(Life::Revoked));
+        self.readers.1.ring();
         conflicts
     }
 
@@ -166,6 +172,7 @@ impl Cache {
             known.credential = None;
             known.superseded.clear();
         }
+        self.readers.1.ring();
     }
 
     /// Leaves one entry for each binding: the one in force, or the first. Two with one name would
@@ -270,7 +277,7 @@ fn build(
         ca_bundle,
         changed,
         lag,
-        life: watch::Sender::new(Life::Current),
+        life: LifeCell::new(Life::Current),
     })
 }
 

@@ -1,14 +1,16 @@
 //! One connection of the agent: read a request, answer it, and again. HTTP/1.1 as RFC 9112 has
 //! it, by our own hand, so that what is read strictly is also all that is read.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::body::RequestBody;
@@ -16,6 +18,7 @@ use super::handler::{Answer, Handled, handle};
 use super::inbound::{Inbound, ReadFault};
 use super::outbound::{Out as _, Outbound};
 use super::relay::Next;
+use super::waiting::Waiting;
 use crate::core::capture::{self, Direct, HostPattern, Verdict, Way};
 use crate::core::decide::Refusal;
 use crate::core::fields::{Known, ascii};
@@ -23,12 +26,13 @@ use crate::core::reason::Reason;
 use crate::core::request::{Asked, Framing, Head};
 use crate::core::upstream::{Host, Place, Scheme};
 use crate::runtime::drain::Phase;
-use crate::runtime::patience::Patience;
 use crate::telemetry::exchange::Exchange;
 
 /// How much of a refused body is read before the connection closes.
 const DISCARD_BYTES: usize = 16 * 1024 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
+/// How long a connection may outlast the end of the shutdown, to say so.
+const LAST_SECOND: Duration = Duration::from_secs(1);
 
 /// How the reading of requests ended.
 pub(super) enum End {
@@ -64,20 +68,29 @@ pub(super) async fn talk<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Se
     overloaded: bool,
 ) -> (End, Vec<u8>) {
     let (inbound, out) = (Inbound::new(reader, early), Outbound::new(writer));
-    let mut connection = Connection { inbound, out, shared, way, patience: Patience::default() };
-    let mut drain = shared.drain.clone();
-    let serve = async {
-        if overloaded {
-            connection.overloaded().await;
-            return End::Over;
-        }
-        connection.run().await
-    };
-    // Between requests nothing ends a connection but the end of the shutdown; inside one, the
-    // exchange itself does.
-    let end = tokio::select! {
-        end = serve => end,
-        () = async { drain.reached(Phase::Closing).await; tokio::time::sleep(Duration::from_secs(1)).await } => End::Over,
+    let mut connection = Connection { inbound, out, shared, way, waiting: Waiting::new(shared) };
+    let end = {
+        let mut serve = pin!(async {
+            if overloaded {
+                connection.overloaded().await;
+                return End::Over;
+            }
+            connection.run().await
+        });
+        let (mut shutdown, mut last) = (shared.drain.alarm().listener(), None);
+        // Between requests nothing ends a connection but the end of the shutdown; inside one, the
+        // exchange itself does.
+        poll_fn(|cx| {
+            shutdown.listen(cx);
+            if let Poll::Ready(end) = serve.as_mut().poll(cx) {
+                return Poll::Ready(end);
+            }
+            if !shared.drain.has_reached(Phase::Closing) {
+                return Poll::Pending;
+            }
+            last.get_or_insert_with(|| Box::pin(sleep(LAST_SECOND))).as_mut().poll(cx).map(|()| End::Over)
+        })
+        .await
     };
     (end, connection.inbound.into_rest())
 }
@@ -87,7 +100,7 @@ struct Connection<'a, R, W> {
     out: Outbound<W>,
     shared: &'a Arc<Shared>,
     way: &'a Way,
-    patience: Patience,
+    waiting: Waiting,
 }
 
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R, W> {
@@ -95,7 +108,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
         let tunnels = *self.way == Way::Proxy;
         loop {
             let (limits, times) = (&self.shared.settings.limits, &self.shared.settings.times);
-            let asked = self.inbound.head(tunnels, limits, (times.idle, times.head), &mut self.patience).await;
+            let asked = self.inbound.head(tunnels, limits, (times.idle, times.head), &mut self.waiting.patience).await;
             let next = match asked {
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
                     Some(passage) => return End::Forward(passage, Box::new(head)),
@@ -136,7 +149,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
         let limits = &self.shared.settings.limits;
         let second = Duration::from_secs(1);
         if let Ok(asked) =
-            self.inbound.head(*self.way == Way::Proxy, limits, (second, second), &mut self.patience).await
+            self.inbound.head(*self.way == Way::Proxy, limits, (second, second), &mut self.waiting.patience).await
         {
             let method = match &asked {
                 Asked::Request(head) => head.method.as_str(),
@@ -158,7 +171,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
     /// Writes an answer of our own; false if it could not be, or the agent would not take it.
     async fn whole(&mut self, response: &http::Response<bytes::Bytes>, close: bool, head_only: bool) -> bool {
         let written = self.out.whole(response, close, head_only);
-        let written = self.patience.within(self.shared.settings.times.idle, pin!(written)).await;
+        let written = self.waiting.patience.within(self.shared.settings.times.idle, pin!(written)).await;
         matches!(written, Ok(Ok(())))
     }
 
@@ -176,7 +189,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
         let close = unread || wants_close(&head);
         let Handled { answer, _busy } = tokio::select! {
             biased;
-            handled = handle(self.shared, self.way, Version::HTTP_11, (&head, body), &mut self.patience) => handled,
+            handled = handle(self.shared, self.way, Version::HTTP_11, (&head, body), &mut self.waiting) => handled,
             // The handler's future is dropped, and with it whatever it holds upstream.
             () = self.inbound.closed() => return Next::Close,
         };
@@ -193,7 +206,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
                 if written && !close { Next::Keep } else { Next::Close }
             }
             Answer::Relay(relay) => {
-                relay.run(&mut self.out, &method, close, self.inbound.closed(), &mut self.patience).await
+                relay.run(&mut self.out, &method, close, self.inbound.closed(), &mut self.waiting).await
             }
         }
     }
@@ -206,7 +219,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
             let said = timeout(settings.times.head, self.out.go_on()).await;
             said.ok().and_then(Result::ok).ok_or(ReadFault::Closed)?;
         }
-        let time = (settings.times.head, &mut self.patience);
+        let time = (settings.times.head, &mut self.waiting.patience);
         self.inbound.body(head.framing, &settings.limits, &self.shared.budget, time).await
     }
 }

@@ -23,6 +23,7 @@ use super::handler::{Answer, Handled, handle};
 use super::inbound::{ReadFault, collect};
 use super::outbound::{BodyFrame, Out};
 use super::relay::{Next, Relay};
+use super::waiting::Waiting;
 use crate::core::capture::{Direct, Way};
 use crate::core::decide::Refusal;
 use crate::core::fields::{FieldLines, Fields};
@@ -30,7 +31,6 @@ use crate::core::reason::Reason;
 use crate::core::request::{Framing, Head, MAX_FIELDS, Target};
 use crate::core::upstream::Scheme;
 use crate::runtime::drain::{Busy, Drain, Phase};
-use crate::runtime::patience::Patience;
 use crate::runtime::task;
 use crate::telemetry::exchange::Exchange;
 
@@ -140,11 +140,11 @@ async fn answer(request: Request<Incoming>, way: &Way, shared: &Arc<Shared>, act
         // The stream or the connection is gone, and nobody reads this.
         Err(ReadFault::Closed) => Err(Refusal::because(Reason::BadJsonRpc, "the body was broken off")),
     };
-    let mut patience = Patience::default();
-    let Handled { answer, _busy } = handle(shared, way, Version::HTTP_2, (&head, body), &mut patience).await;
+    let mut waiting = Waiting::new(shared);
+    let Handled { answer, _busy } = handle(shared, way, Version::HTTP_2, (&head, body), &mut waiting).await;
     match answer {
         Answer::Whole(response) => whole(response),
-        Answer::Relay(relay) => stream((*relay, patience), head.method, _busy, active).await,
+        Answer::Relay(relay) => stream((*relay, waiting), head.method, _busy, active).await,
     }
 }
 
@@ -189,13 +189,13 @@ fn whole(response: Response<Bytes>) -> Response<Pieces> {
 
 /// Streams an answer in a task of its own, as long as the agent takes it.
 async fn stream(
-    (relay, mut patience): (Relay, Patience),
+    (relay, mut waiting): (Relay, Waiting),
     method: Method,
     busy: Option<Busy>,
     active: Active,
 ) -> Response<Pieces> {
     let (pieces, receiver) = mpsc::channel(1);
-    let (head, waiting) = oneshot::channel();
+    let (head, said) = oneshot::channel();
     let complete = Arc::new(AtomicBool::new(false));
     // From now on the receiver tells whether the agent is still there: it is dropped with the stream.
     let body = Pieces::Streamed { receiver, complete: Arc::clone(&complete) };
@@ -203,12 +203,12 @@ async fn stream(
         let _held = (busy, active);
         let gone = pieces.clone();
         let mut out = Streamed { head: Some(head), waiting: None, pieces, complete };
-        let next = relay.run(&mut out, &method, false, async move { gone.closed().await }, &mut patience).await;
+        let next = relay.run(&mut out, &method, false, async move { gone.closed().await }, &mut waiting).await;
         if next == Next::Keep {
             out.complete.store(true, Ordering::Release);
         }
     });
-    match waiting.await {
+    match said.await {
         Ok(head) => head.map(|()| body),
         // The relay ended without a word: lost by us, or cut before its head.
         Err(_) => {

@@ -1,18 +1,20 @@
 //! One request: decide, lease, send, hand back. The product on one screen.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, Version};
-use tokio::sync::watch;
 
 use super::Shared;
 use super::body::RequestBody;
 use super::relay::Relay;
 use super::respond;
 use super::upstream::{Incomer, Outgoing};
+use super::waiting::Waiting;
 use crate::core::capture::Way;
 use crate::core::decide::{Ask, Decision, Plan, Refusal, decide};
 use crate::core::fields::{Fields, Known};
@@ -22,8 +24,8 @@ use crate::core::reason::Reason;
 use crate::core::request::Head;
 use crate::core::rewrite;
 use crate::core::session::{SessionDigest, Sessions};
-use crate::credential::{Lease, Life};
-use crate::runtime::drain::{Busy, Phase};
+use crate::credential::Lease;
+use crate::runtime::drain::Busy;
 use crate::runtime::patience::{Late, Patience};
 use crate::telemetry::exchange::Exchange;
 
@@ -48,7 +50,7 @@ pub(super) async fn handle(
     way: &Way,
     protocol: Version,
     (head, body): (&Head, Result<RequestBody, Refusal>),
-    patience: &mut Patience,
+    waiting: &mut Waiting,
 ) -> Handled {
     let mut exchange = Exchange::begin(&shared.telemetry, head.method.as_str());
     exchange.way(way);
@@ -75,7 +77,7 @@ pub(super) async fn handle(
     let request = Request { shared, way, head, read: read.as_ref(), session, body: &body, id: request_id };
     let outcome = match &busy {
         None => Err((exchange, Refusal::new(Reason::Draining))),
-        Some(_) => request.answer(exchange, patience).await,
+        Some(_) => request.answer(exchange, waiting).await,
     };
     let refused = |(exchange, refusal)| Answer::Whole(shared.respond.refuse(exchange, &refusal, request_id));
     Handled { answer: outcome.unwrap_or_else(refused), _busy: busy }
@@ -101,7 +103,7 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    async fn answer(&self, mut exchange: Exchange, patience: &mut Patience) -> Result<Answer, (Exchange, Refusal)> {
+    async fn answer(&self, mut exchange: Exchange, waiting: &mut Waiting) -> Result<Answer, (Exchange, Refusal)> {
         let view = self.shared.credentials.view();
         let givers = self.session.map(|session| lock(&self.shared.sessions).givers(session)).unwrap_or_default();
         let stream_target = self.shared.messages.target(&self.head.target.path);
@@ -125,13 +127,15 @@ impl Request<'_> {
             Err(refusal) => return Err((exchange, refusal)),
         };
         drop(view);
-        let (mut life, mut drain) = (lease.life(), self.shared.drain.clone());
         // A call that waits for its answer ends with its credential, and with the shutdown.
-        let forwarded = tokio::select! {
-            biased;
-            reason = over(&mut life) => Err(Refusal::new(reason)),
-            () = drain.reached(Phase::Closing) => Err(Refusal::new(Reason::Draining)),
-            forwarded = self.forward(&plan, &lease, &mut exchange, patience) => forwarded,
+        let Waiting { patience, ends } = waiting;
+        let forwarded = {
+            let mut forward = pin!(self.forward(&plan, &lease, &mut exchange, patience));
+            poll_fn(|cx| match ends.reason(cx, &lease) {
+                Some(reason) => Poll::Ready(Err(Refusal::new(reason))),
+                None => forward.as_mut().poll(cx),
+            })
+            .await
         };
         match forwarded {
             Ok((incomer, lease)) => {
@@ -240,20 +244,12 @@ impl Request<'_> {
             idle: if events { times.idle.max(STREAM_IDLE) } else { times.idle },
             grace: times.rotation_grace,
             lease,
-            drain: self.shared.drain.clone(),
             exchange,
             server: binding.server.name.clone(),
             request_id: self.id.map(str::to_owned),
             respond: self.shared.respond,
         }
     }
-}
-
-/// Waits until nothing may go on with the credential, and says why.
-pub(super) async fn over(life: &mut watch::Receiver<Life>) -> Reason {
-    // The lease keeps the sender alive; a closed channel would mean that nobody can tell.
-    let reached = life.wait_for(|life| life.over().is_some()).await;
-    reached.ok().and_then(|life| life.over()).unwrap_or(Reason::CredentialRevoked)
 }
 
 fn lock(sessions: &Mutex<Sessions>) -> MutexGuard<'_, Sessions> {

@@ -1,29 +1,29 @@
 //! The upstream's answer, streamed as it comes: every piece flushed, nothing held, backpressure
 //! by waiting for the agent's socket.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Method, StatusCode};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
-use super::handler::over;
 use super::messages::Watch;
 use super::outbound::{BodyFrame, Out};
 use super::respond::Responder;
 use super::upstream::{AnswerBody, Broken};
+use super::waiting::Waiting;
 use crate::core::decide::Refusal;
 use crate::core::fields::FieldLines;
 use crate::core::mask::Masker;
 use crate::core::name::ServerName;
 use crate::core::reason::Reason;
 use crate::credential::{Lease, Life};
-use crate::runtime::drain::{Drain, Phase};
 use crate::runtime::patience::{Late, Patience};
 use crate::telemetry::exchange::{Exchange, Outcome};
 
@@ -42,7 +42,6 @@ pub(super) struct Relay {
     pub(super) grace: Duration,
     /// Kept to the end: whoever can withdraw the credential must be able to reach this answer.
     pub(super) lease: Lease,
-    pub(super) drain: Drain,
     pub(super) exchange: Exchange,
     /// For an answer that is cut before its first byte: there is still time to say why.
     pub(super) server: ServerName,
@@ -82,24 +81,33 @@ impl Relay {
         method: &Method,
         close: bool,
         closed: impl Future<Output = ()>,
-        patience: &mut Patience,
+        waiting: &mut Waiting,
     ) -> Next {
         let frame = self.frame(method);
         // A stream may last for days: what has been said is not kept.
         out.head(self.status, &std::mem::take(&mut self.headers), frame, close);
-        let (mut life, mut drain, grace) = (self.lease.life(), self.drain.clone(), self.grace);
-        let progress = Progress::default();
-        let ended = life.borrow().over().map(ended_by);
-        let outcome = match ended.or_else(|| drain.has_reached(Phase::Closing).then_some(Outcome::Drained)) {
+        let Waiting { patience, ends } = waiting;
+        let (lease, progress, mut grace) = (self.lease.clone(), Progress::default(), Grace::Lasting(self.grace));
+        let ended = lease.life().over().map(ended_by);
+        let outcome = match ended.or_else(|| ends.is_closing().then_some(Outcome::Drained)) {
             Some(ended) => ended,
-            // An answer that is here already, whole, is through before anybody waits for its end.
-            None => tokio::select! {
-                biased;
-                outcome = self.pump(out, frame, (&progress, patience)) => outcome,
-                outcome = end_of_life(&mut life, grace) => outcome,
-                () = drain.reached(Phase::Closing) => Outcome::Drained,
-                () = closed => Outcome::ClientClosed,
-            },
+            None => {
+                let (mut pump, mut closed) = (pin!(self.pump(out, frame, (&progress, patience))), pin!(closed));
+                poll_fn(|cx| {
+                    // An answer that is here already, whole, is through before anybody waits for its end.
+                    if let Poll::Ready(outcome) = pump.as_mut().poll(cx) {
+                        return Poll::Ready(outcome);
+                    }
+                    if let Poll::Ready(outcome) = grace.poll_end(ends.life(cx, &lease), cx) {
+                        return Poll::Ready(outcome);
+                    }
+                    if ends.is_closing() {
+                        return Poll::Ready(Outcome::Drained);
+                    }
+                    closed.as_mut().poll(cx).map(|()| Outcome::ClientClosed)
+                })
+                .await
+            }
         };
         let masked = self.masker.as_ref().map_or(0, Masker::count);
         self.exchange.masked(masked);
@@ -208,7 +216,7 @@ impl Relay {
 
     /// The next piece of the body; `None` at its end.
     fn piece(&mut self) -> impl Future<Output = Option<Result<Bytes, Broken>>> {
-        std::future::poll_fn(|cx| self.body.poll_piece(cx))
+        poll_fn(|cx| self.body.poll_piece(cx))
     }
 
     async fn pass<O: Out>(
@@ -266,17 +274,30 @@ fn reason_for(cut: Outcome) -> Option<Reason> {
     }
 }
 
-/// Waits until the credential of this answer may not be used any more.
-async fn end_of_life(life: &mut watch::Receiver<Life>, grace: Duration) -> Outcome {
-    let reached = life.wait_for(|life| *life != Life::Current).await.map(|life| *life);
-    let reason = match reached {
-        Ok(Life::Superseded) => match timeout(grace, over(life)).await {
-            Ok(reason) => reason,
-            Err(_) => return Outcome::Rotated,
-        },
-        _ => over(life).await,
-    };
-    ended_by(reason)
+/// How long an answer may go on with a credential that has been replaced.
+enum Grace {
+    /// So long, once it has been.
+    Lasting(Duration),
+    Running(Pin<Box<Sleep>>),
+}
+
+impl Grace {
+    /// Whether the credential may be used for this answer no more.
+    fn poll_end(&mut self, life: Life, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Some(reason) = life.over() {
+            return Poll::Ready(ended_by(reason));
+        }
+        if life == Life::Current {
+            return Poll::Pending;
+        }
+        if let Self::Lasting(time) = *self {
+            *self = Self::Running(Box::pin(sleep(time)));
+        }
+        match self {
+            Self::Running(rest) => rest.as_mut().poll(cx).map(|()| Outcome::Rotated),
+            Self::Lasting(_) => Poll::Pending,
+        }
+    }
 }
 
 fn ended_by(reason: Reason) -> Outcome {

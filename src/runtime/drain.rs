@@ -1,8 +1,12 @@
 //! Shutdown in two steps: first nothing new, then, after a grace, nothing at all.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+
+use super::alarm::Alarm;
 
 /// How far the shutdown is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +23,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct DrainTrigger {
     phase: watch::Sender<Phase>,
+    glance: Arc<Glance>,
     busy: mpsc::Sender<()>,
     idle: mpsc::Receiver<()>,
 }
@@ -27,7 +32,15 @@ pub struct DrainTrigger {
 #[derive(Debug, Clone)]
 pub struct Drain {
     phase: watch::Receiver<Phase>,
+    glance: Arc<Glance>,
     busy: mpsc::WeakSender<()>,
+}
+
+/// The phase for those who look at it with every call.
+#[derive(Debug)]
+struct Glance {
+    phase: AtomicU8,
+    alarm: Alarm,
 }
 
 /// Held by an exchange while it runs; the shutdown waits for the last one.
@@ -40,24 +53,30 @@ impl DrainTrigger {
     /// A trigger in [`Phase::Running`].
     pub fn new() -> Self {
         let (busy, idle) = mpsc::channel(1);
-        Self { phase: watch::Sender::new(Phase::Running), busy, idle }
+        let glance = Glance { phase: AtomicU8::new(Phase::Running as u8), alarm: Alarm::default() };
+        Self { phase: watch::Sender::new(Phase::Running), glance: Arc::new(glance), busy, idle }
     }
 
     /// A view of it.
     pub fn watch(&self) -> Drain {
-        Drain { phase: self.phase.subscribe(), busy: self.busy.downgrade() }
+        Drain { phase: self.phase.subscribe(), glance: Arc::clone(&self.glance), busy: self.busy.downgrade() }
     }
 
     /// Runs the shutdown: refuses new exchanges, waits for the running ones at most `grace`,
     /// then tells them to end and waits for that at most one more second. Returns whether all
     /// ended by themselves.
     pub async fn run(self, grace: Duration) -> bool {
-        let Self { phase, busy, mut idle } = self;
-        phase.send_replace(Phase::Draining);
+        let Self { phase, glance, busy, mut idle } = self;
+        let enter = |next| {
+            glance.phase.store(next as u8, Ordering::Release);
+            phase.send_replace(next);
+            glance.alarm.ring();
+        };
+        enter(Phase::Draining);
         drop(busy);
         // Nothing is ever sent: `recv` returns once the last sender, held by an exchange, is gone.
         let quiet = tokio::time::timeout(grace, idle.recv()).await.is_ok();
-        phase.send_replace(Phase::Closing);
+        enter(Phase::Closing);
         if !quiet {
             let _ended_or_not = tokio::time::timeout(Duration::from_secs(1), idle.recv()).await;
         }
@@ -74,7 +93,7 @@ impl Default for DrainTrigger {
 impl Drain {
     /// Registers a running exchange; `None` once the shutdown has begun.
     pub fn enter(&self) -> Option<Busy> {
-        if *self.phase.borrow() != Phase::Running {
+        if self.has_reached(Phase::Draining) {
             return None;
         }
         self.busy.upgrade().map(|alive| Busy { _alive: alive })
@@ -82,7 +101,12 @@ impl Drain {
 
     /// Whether the shutdown has come to `phase`.
     pub fn has_reached(&self, phase: Phase) -> bool {
-        *self.phase.borrow() >= phase
+        self.glance.phase.load(Ordering::Acquire) >= phase as u8
+    }
+
+    /// Rings with each phase, for those who ask [`Self::has_reached`].
+    pub fn alarm(&self) -> &Alarm {
+        &self.glance.alarm
     }
 
     /// Waits until the shutdown has come to `phase`.
