@@ -72,8 +72,8 @@ async fn a_header_named_like_the_value_is_dropped() {
         let seen = every_byte(&sidecar, Message::post("github", rpc::list(1))).await;
         assert_nowhere(&secret, &seen, "a header's name");
         assert!(String::from_utf8_lossy(&seen).contains("x-kept: 2\r\n"), "{}", seen.escape_ascii());
-        sidecar.next_access("the masked answer", |line| line["masked"] == 1).await;
-        assert_eq!(sidecar.metric("postern_echo_masks_total", &[("server", "github")]).await, 1.0);
+        sidecar.next_access("the masked answer", |line| line["masked"] == 2).await;
+        assert_eq!(sidecar.metric("postern_echo_masks_total", &[("server", "github")]).await, 2.0);
     }
 }
 
