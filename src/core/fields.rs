@@ -316,8 +316,13 @@ impl FieldLines {
         let field = |field: Field<'_>| {
             Some((HeaderName::from_bytes(field.name).ok()?, HeaderValue::from_bytes(field.value).ok()?))
         };
+        // More than most need: to make room later costs more.
+        let mut map = HeaderMap::with_capacity(16);
         // Whatever is one for us is one there.
-        self.iter().filter_map(field).collect()
+        for (name, value) in self.iter().filter_map(field) {
+            map.append(name, value);
+        }
+        map
     }
 }
 

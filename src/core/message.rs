@@ -95,7 +95,7 @@ const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 /// Reads a body. `Err` means nothing of it can be trusted, not even the id; a
 /// [`Message::fault`] means it is refused, but its id may be echoed.
 pub fn parse(bytes: &[u8]) -> Result<Body<'_>, BodyFault> {
-    let text = std::str::from_utf8(bytes).map_err(|_| BodyFault::NotUtf8)?;
+    let text = simdutf8::basic::from_utf8(bytes).map_err(|_| BodyFault::NotUtf8)?;
     let mut json = Reader::new(text);
     if json.peek() == Some(b'[') {
         let messages = batch(&mut json).ok_or(BodyFault::NotJsonRpc)?;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A timer that is set anew for each wait.
+/// A timer that serves one wait after the other.
 ///
 /// A timeout of its own for each of them would be entered into the runtime's timers and taken out again, which costs
-/// more than most waits are worth. This one stays there, and is moved on.
+/// more than most waits are worth. This one stays there: for a wait that may last longer it is set anew only when it
+/// has come, which it hardly ever does.
 #[derive(Debug)]
 pub struct Patience(Pin<Box<Sleep>>);
 
@@ -28,17 +29,23 @@ impl Patience {
     /// Waits for `future`, at most this long. It is pinned by whoever waits: an argument of its own size would be
     /// kept twice.
     pub async fn within<F: Future + Unpin>(&mut self, time: Duration, mut future: F) -> Result<F::Output, Late> {
-        let mut set = false;
+        let mut last = None;
         poll_fn(|cx| {
             if let Poll::Ready(output) = Pin::new(&mut future).poll(cx) {
                 return Poll::Ready(Ok(output));
             }
             // What is there already needs no timer.
-            if !std::mem::replace(&mut set, true) {
-                self.0.as_mut().reset(end(time));
+            let last = *last.get_or_insert_with(|| end(time));
+            if self.0.deadline() > last {
+                self.0.as_mut().reset(last);
             }
-            ready!(self.0.as_mut().poll(cx));
-            Poll::Ready(Err(Late))
+            loop {
+                ready!(self.0.as_mut().poll(cx));
+                if self.0.deadline() >= last {
+                    return Poll::Ready(Err(Late));
+                }
+                self.0.as_mut().reset(last);
+            }
         })
         .await
     }
