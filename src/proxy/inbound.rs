@@ -256,3 +256,24 @@ pub(super) async fn collect(
 fn late() -> Refusal {
     Refusal::because(Reason::BadJsonRpc, "the body did not come to its end in time")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests that come one behind the other, so that the beginning of the next is nearly always there.
+    #[tokio::test]
+    async fn what_is_done_with_is_not_kept() {
+        let one: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nX-Odd: 1234567\r\n\r\n";
+        let all = one.repeat(8 * READ_BYTES / one.len());
+        let limits = Limits { body: 0, body_budget: 0, head: 1024, connections: 1, sessions: 1 };
+        let (mut inbound, mut patience) = (Inbound::new(all.as_slice(), Vec::new()), Patience::default());
+        let (minute, mut heads, mut most) = (Duration::from_secs(60), 0, 0);
+        while inbound.head(false, &limits, (minute, minute), &mut patience).await.is_ok() {
+            heads += 1;
+            most = most.max(inbound.buffer.len());
+        }
+        assert_eq!(heads, all.len() / one.len());
+        assert!((READ_BYTES..READ_BYTES + one.len()).contains(&most), "{most} bytes were held");
+    }
+}
