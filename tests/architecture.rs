@@ -40,6 +40,7 @@ const CORE_CRATES: &[&str] = &[
     "percent_encoding",
     "serde",
     "serde_json",
+    "simdutf8",
     "subtle",
     "thiserror",
     "zeroize",
