@@ -178,7 +178,6 @@ pub struct HeaderNames {
     pub suffixes: &'static [&'static str],
     /// What may stand anywhere in it, of two characters at least.
     pub parts: &'static [&'static str],
-    starts: (u32, u32),
     /// Names that look like it and are not.
     pub but: Option<&'static HeaderNames>,
 }
@@ -196,35 +195,9 @@ impl HeaderNames {
         looks && !self.but.is_some_and(|but| but.have(name))
     }
 
-    /// Looks at each place once, and closely only where two characters could begin a part: names are too
-    /// short for a search that prepares itself.
     fn have_part_of(&self, name: &[u8]) -> bool {
-        let (mut last, mut at) = (0, 0);
-        !self.parts.is_empty()
-            && name.iter().any(|byte| {
-                let bit = 1u32 << (byte % 32);
-                let may = last & self.starts.0 != 0 && bit & self.starts.1 != 0;
-                last = bit;
-                at += 1;
-                may && self
-                    .parts
-                    .iter()
-                    .any(|part| name.get(at - 2..).is_some_and(|rest| rest.starts_with(part.as_bytes())))
-            })
+        self.parts.iter().any(|part| name.windows(part.len()).any(|place| place == part.as_bytes()))
     }
-}
-
-/// By the lowest five bits, with which characters parts begin, and which are their second ones.
-#[expect(clippy::indexing_slicing, reason = "the compiler does it, and would see")]
-const fn starts(parts: &[&str]) -> (u32, u32) {
-    let (mut starts, mut at) = ((0, 0), 0);
-    while at < parts.len() {
-        let part = parts[at].as_bytes();
-        starts.0 |= 1 << (part[0] % 32);
-        starts.1 |= 1 << (part[1] % 32);
-        at += 1;
-    }
-    starts
 }
 
 /// What the credential may not go into.
@@ -253,7 +226,6 @@ const FRAMING: HeaderNames = HeaderNames {
     prefixes: &["proxy-connection", "x-forwarded-"],
     suffixes: &[],
     parts: &[],
-    starts: (0, 0),
     but: None,
 };
 
@@ -273,27 +245,21 @@ const FORWARDED: HeaderNames = HeaderNames {
     prefixes: &["mcp-"],
     suffixes: &[],
     parts: &[],
-    starts: (0, 0),
     but: Some(&CREDENTIAL_LIKE),
 };
 
 /// Cookies have rules of their own: `passCookies`.
-const COOKIES: HeaderNames =
-    HeaderNames { names: &["cookie"], prefixes: &[], suffixes: &[], parts: &[], starts: (0, 0), but: None };
+const COOKIES: HeaderNames = HeaderNames { names: &["cookie"], prefixes: &[], suffixes: &[], parts: &[], but: None };
 
 /// They mirror a tool's arguments and have their names (`Mcp-Param-Page-Token`).
 const MIRRORED: HeaderNames =
-    HeaderNames { names: &[], prefixes: &["mcp-param-"], suffixes: &[], parts: &[], starts: (0, 0), but: None };
-
-const CREDENTIAL_PARTS: &[&str] =
-    &["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"];
+    HeaderNames { names: &[], prefixes: &["mcp-param-"], suffixes: &[], parts: &[], but: None };
 
 const CREDENTIAL_LIKE: HeaderNames = HeaderNames {
     names: &["authorization", "proxy-authorization", "cookie", "set-cookie", "dpop", "x-api-key"],
     prefixes: &[],
     suffixes: &["-authorization"],
-    parts: CREDENTIAL_PARTS,
-    starts: starts(CREDENTIAL_PARTS),
+    parts: &["token", "secret", "password", "credential", "apikey", "api-key", "auth-key", "access-key"],
     but: Some(&MIRRORED),
 };
 

@@ -166,11 +166,8 @@ impl Fields {
             };
             let (start, end) = without_spaces(value.get(..end)?);
             let value = at + colon + 1;
-            let name = fields.text.get_mut(at..at + colon)?;
-            name.make_ascii_lowercase();
-            let known = Known::of(name);
-            let is_name = known.is_some() || (!name.is_empty() && name.iter().all(|byte| is_token(*byte)));
-            if !is_name || fields.places.len() == most {
+            let known = read_name(fields.text.get_mut(at..at + colon)?)?;
+            if fields.places.len() == most {
                 return None;
             }
             let (name, place) = (Span::new(at..at + colon)?, Span::new(value + start..value + end)?);
@@ -184,11 +181,7 @@ impl Fields {
 
     /// Adds the field that stands at these places of the text.
     pub fn add(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), FieldFault> {
-        let token = self.text.get_mut(name.clone()).ok_or(FieldFault::Name)?;
-        if token.is_empty() || !put_in_lower_case(token) {
-            return Err(FieldFault::Name);
-        }
-        let known = Known::of(token);
+        let known = self.text.get_mut(name.clone()).and_then(read_name).ok_or(FieldFault::Name)?;
         let name = Span::new(name).ok_or(FieldFault::Name)?;
         if !self.text.get(value.clone()).is_some_and(is_value) {
             return Err(FieldFault::Value);
@@ -343,44 +336,17 @@ pub fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// By byte: itself in lower case where a token may hold it (RFC 9110 section 5.6.2), else zero.
-#[expect(clippy::indexing_slicing, reason = "the compiler does it, and would see")]
-const TOKEN: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        let marks = b"!#$%&'*+-.^_`|~";
-        let mut at = 0;
-        let mut holds = byte.is_ascii_alphanumeric();
-        while at < marks.len() {
-            holds |= marks[at] == byte;
-            at += 1;
-        }
-        if holds {
-            table[byte as usize] = byte.to_ascii_lowercase();
-        }
-        byte += 1;
-    }
-    table
-};
-
-/// Whether a token may hold the byte.
+/// Whether a token may hold the byte (RFC 9110 section 5.6.2).
 pub fn is_token(byte: u8) -> bool {
-    lowered(byte) != 0
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-fn lowered(byte: u8) -> u8 {
-    TOKEN.get(usize::from(byte)).copied().unwrap_or_default()
-}
-
-/// Whether it is a token; what it is in lower case then stands in its place.
-fn put_in_lower_case(token: &mut [u8]) -> bool {
-    let mut sound = true;
-    for byte in token {
-        *byte = lowered(*byte);
-        sound &= *byte != 0;
-    }
-    sound
+/// Puts a field's name in lower case, and tells which of the known ones it is; `None` where it is no token.
+fn read_name(name: &mut [u8]) -> Option<Option<Known>> {
+    name.make_ascii_lowercase();
+    let known = Known::of(name);
+    let is_name = known.is_some() || (!name.is_empty() && name.iter().all(|byte| is_token(*byte)));
+    is_name.then_some(known)
 }
 
 /// Where what is inside the spaces begins and ends.

@@ -23,17 +23,20 @@ use crate::tls::client::parse_bundle;
 
 /// The readers' handle.
 #[derive(Debug, Clone, Default)]
-pub struct Credentials(Arc<ArcSwap<View>>, Alarm);
+pub struct Credentials {
+    view: Arc<ArcSwap<View>>,
+    alarm: Alarm,
+}
 
 impl Credentials {
     /// The view of this moment. Hold it for one decision, not longer.
     pub fn view(&self) -> Arc<View> {
-        self.0.load_full()
+        self.view.load_full()
     }
 
     /// Rings when a credential may be used no longer, or not for long.
     pub fn alarm(&self) -> &Alarm {
-        &self.1
+        &self.alarm
     }
 }
 
@@ -152,10 +155,10 @@ impl Cache {
         let gone = self.gone(&before);
         let (routes, overlaps) = Routes::build(routes, gone);
         conflicts.extend(overlaps);
-        self.readers.0.store(Arc::new(View { routes, slots }));
+        self.readers.view.store(Arc::new(View { routes, slots }));
         // Only now: a stream that ends must not find the old view when it comes back.
         self.withdrawn.drain(..).chain(before.into_values()).for_each(|known| known.end(Life::Revoked));
-        self.readers.1.ring();
+        self.readers.alarm.ring();
         conflicts
     }
 
@@ -166,13 +169,13 @@ impl Cache {
         let unusable =
             |(id, (revision, _)): (&BindingId, &(u64, Slot))| (id.clone(), (*revision, Slot::Unusable(bar.clone())));
         let slots = view.slots.iter().map(unusable).collect();
-        self.readers.0.store(Arc::new(View { routes: view.routes.barred(bar.clone()), slots }));
+        self.readers.view.store(Arc::new(View { routes: view.routes.barred(bar.clone()), slots }));
         for known in self.known.values_mut() {
             known.end(Life::Barred(bar.reason));
             known.credential = None;
             known.superseded.clear();
         }
-        self.readers.1.ring();
+        self.readers.alarm.ring();
     }
 
     /// Leaves one entry for each binding: the one in force, or the first. Two with one name would

@@ -134,12 +134,12 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         let length = usize::try_from(length).ok().filter(|length| *length <= limits.body);
         let length = length.ok_or_else(|| Refusal::new(Reason::BodyTooLarge))?;
         let share = Share::reserve(budget, length)?;
-        let ready = length.min(self.rest().len());
         // Most come whole, right behind their heads, and stay where they are.
-        if ready == length && self.rest().len() == length {
+        if self.rest().len() == length {
             let from = std::mem::take(&mut self.used);
             return Ok(RequestBody::new(std::mem::take(&mut self.buffer), from, share));
         }
+        let ready = length.min(self.rest().len());
         let mut body = Vec::with_capacity(length);
         body.extend_from_slice(self.rest().get(..ready).unwrap_or_default());
         self.consume(ready);
