@@ -90,6 +90,26 @@ const TOKENS: [&str; 42] = [
     "[]",
 ];
 
+/// In texts of several blocks, at both sides of each edge; and where nothing ends them, nothing is found.
+#[test]
+fn blocks_hide_nothing() {
+    let plain = vec![b'x'; SHORT + 2 * BLOCK + 9];
+    for edge in [SHORT, SHORT + BLOCK, SHORT + 2 * BLOCK, plain.len() - 1] {
+        for at in edge.saturating_sub(1)..(edge + 2).min(plain.len()) {
+            for special in [b'"', b'\\', 0x1f] {
+                let mut text = plain.clone();
+                text[at] = special;
+                // Of a control character it may be told as well that there is no end.
+                let told = special >= 0x20 || at < SHORT;
+                assert_eq!(end_of_plain(&text), told.then_some(at), "{special} at {at}");
+                text.push(b'"');
+                assert_eq!(end_of_plain(&text), told.then_some(at), "{special} at {at}, and a quote behind all");
+            }
+        }
+    }
+    assert_eq!(end_of_plain(&plain), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
