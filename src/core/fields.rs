@@ -5,7 +5,9 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::LazyLock;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::eights;
@@ -58,6 +60,17 @@ known! {
     16 { ContentEncoding b"content-encoding" WwwAuthenticate b"www-authenticate" }
     17 { TransferEncoding b"transfer-encoding" }
     20 { McpProtocolVersion b"mcp-protocol-version" }
+}
+
+/// The known names as the library has them, made once.
+static NAMES: LazyLock<Vec<Option<HeaderName>>> =
+    LazyLock::new(|| Known::ALL.iter().map(|known| HeaderName::from_bytes(known.as_bytes()).ok()).collect());
+
+impl Known {
+    /// The name for a map.
+    fn to_name(self) -> Option<HeaderName> {
+        NAMES.get(self as usize)?.clone()
+    }
 }
 
 /// Fields that were read, in the order in which they came.
@@ -297,26 +310,33 @@ impl FieldLines {
 
     /// All fields.
     pub fn iter(&self) -> impl Iterator<Item = Field<'_>> {
-        let lines = self.0.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r"));
-        lines.filter_map(|line| {
-            let (name, value) = line.split_at(memchr::memchr(b':', line)?);
-            Some(Field { name, value: value.strip_prefix(b": ")?, known: Known::of(name) })
-        })
+        fields_of(&self.0)
     }
 
     /// The same as a map, where HTTP/2 wants one.
     pub fn to_map(&self) -> HeaderMap {
+        // One copy, which all the values share.
+        let lines = Bytes::copy_from_slice(&self.0);
         let field = |field: Field<'_>| {
-            Some((HeaderName::from_bytes(field.name).ok()?, HeaderValue::from_bytes(field.value).ok()?))
+            let name = field.known.and_then(Known::to_name).or_else(|| HeaderName::from_bytes(field.name).ok());
+            Some((name?, HeaderValue::from_maybe_shared(lines.slice_ref(field.value)).ok()?))
         };
         // More than most need: to make room later costs more.
         let mut map = HeaderMap::with_capacity(16);
         // Whatever is one for us is one there.
-        for (name, value) in self.iter().filter_map(field) {
+        for (name, value) in fields_of(&lines).filter_map(field) {
             map.append(name, value);
         }
         map
     }
+}
+
+fn fields_of(lines: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    let lines = lines.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r"));
+    lines.filter_map(|line| {
+        let (name, value) = line.split_at(memchr::memchr(b':', line)?);
+        Some(Field { name, value: value.strip_prefix(b": ")?, known: Known::of(name) })
+    })
 }
 
 impl From<&HeaderMap> for FieldLines {
