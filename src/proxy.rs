@@ -38,8 +38,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
-
 use crate::core::capture::{Capture, HostPattern, Interception};
 use crate::core::name::CallerKey;
 use crate::core::routes::Routes;
@@ -52,6 +50,7 @@ use crate::runtime::task::OwnedTask;
 use crate::telemetry::exchange::Telemetry;
 use crate::tls::authority::AuthorityError;
 use crate::tls::pod::PodAuthority;
+use body::Budget;
 use dial::DialSettings;
 use listener::Door;
 use messages::Messages;
@@ -125,7 +124,7 @@ struct Shared {
     upstreams: Upstreams,
     telemetry: Arc<Telemetry>,
     drain: Drain,
-    budget: Arc<Semaphore>,
+    budget: Arc<Budget>,
     respond: Responder,
     stand_in: Arc<OnceLock<StandIn>>,
     probe: Option<Arc<Probe>>,
@@ -215,7 +214,7 @@ pub async fn bind(settings: ProxySettings, parts: Parts) -> Result<Bound, BindEr
     let shared = Arc::new(Shared {
         messages: Messages::default(),
         sessions: Mutex::new(Sessions::new(settings.limits.sessions)),
-        budget: Arc::new(Semaphore::new(settings.limits.body_budget)),
+        budget: Budget::new(settings.limits.body_budget),
         respond: Responder { forbidden_is_ok: settings.forbidden_is_ok },
         upstreams: upstreams.map_err(|error| BindError { what: "dial.resolvers".into(), error })?,
         settings,
@@ -235,10 +234,20 @@ impl Bound {
         let accept =
             |listener: listener::Listener| OwnedTask::spawn(listener.run(Arc::clone(&self.shared), slots.clone()));
         let mut tasks: Vec<OwnedTask> = self.listeners.into_iter().map(accept).collect();
-        tasks.push(OwnedTask::spawn(upstream::sweep(
-            Arc::clone(&self.shared.upstreams.pools),
-            self.shared.credentials.clone(),
-        )));
+        tasks.push(OwnedTask::spawn(tidy(self.shared)));
         Running { _tasks: tasks }
+    }
+}
+
+/// How often it is looked through what is kept for later.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// Lets go of what is of no use any more: connections, and memory.
+async fn tidy(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(TIDY);
+    loop {
+        tick.tick().await;
+        shared.upstreams.sweep(&shared.credentials);
+        shared.budget.tidy();
     }
 }

@@ -9,11 +9,10 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Limits;
-use super::body::{RequestBody, Share};
+use super::body::{Budget, RequestBody, Share};
 use crate::core::chunked::{ChunkFault, Decoder};
 use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
@@ -112,7 +111,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         &mut self,
         framing: Framing,
         limits: &Limits,
-        budget: &Arc<Semaphore>,
+        budget: &Arc<Budget>,
         (time, patience): (Duration, &mut Patience),
     ) -> Result<RequestBody, ReadFault> {
         let read = async {
@@ -129,7 +128,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         &mut self,
         length: u64,
         limits: &Limits,
-        budget: &Arc<Semaphore>,
+        budget: &Arc<Budget>,
     ) -> Result<RequestBody, ReadFault> {
         let length = usize::try_from(length).ok().filter(|length| *length <= limits.body);
         let length = length.ok_or_else(|| Refusal::new(Reason::BodyTooLarge))?;
@@ -140,7 +139,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
             return Ok(RequestBody::new(std::mem::take(&mut self.buffer), from, share));
         }
         let ready = length.min(self.rest().len());
-        let mut body = Vec::with_capacity(length);
+        let mut body = budget.room(length);
         body.extend_from_slice(self.rest().get(..ready).unwrap_or_default());
         self.consume(ready);
         let mut rest = (&mut self.reader).take((length - ready) as u64);
@@ -152,12 +151,12 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         Ok(RequestBody::new(body, 0, share))
     }
 
-    async fn chunked_body(&mut self, limits: &Limits, budget: &Arc<Semaphore>) -> Result<RequestBody, ReadFault> {
+    async fn chunked_body(&mut self, limits: &Limits, budget: &Arc<Budget>) -> Result<RequestBody, ReadFault> {
         let mut decoder = Decoder::new(limits.body);
-        let (mut body, mut share) = (Vec::new(), Share::default());
+        let (mut body, mut share) = (Vec::new(), Share::reserve(budget, 0)?);
         loop {
             if share.size() < body.len() + self.rest().len() {
-                share.grow(budget, BUDGET_STEP)?;
+                share.grow(BUDGET_STEP)?;
                 continue;
             }
             let progress = decoder.feed(self.rest(), &mut body).map_err(|fault| match fault {
@@ -232,11 +231,11 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
 pub(super) async fn collect(
     mut frames: Incoming,
     limits: &Limits,
-    budget: &Arc<Semaphore>,
+    budget: &Arc<Budget>,
     time: Duration,
 ) -> Result<RequestBody, ReadFault> {
     let read = async {
-        let (mut body, mut share) = (Vec::new(), Share::default());
+        let (mut body, mut share) = (Vec::new(), Share::reserve(budget, 0)?);
         while let Some(frame) = frames.frame().await {
             // Trailers are dropped.
             let Ok(data) = frame.map_err(|_| ReadFault::Closed)?.into_data() else { continue };
@@ -244,7 +243,7 @@ pub(super) async fn collect(
                 return Err(Refusal::new(Reason::BodyTooLarge).into());
             }
             while share.size() < body.len() + data.len() {
-                share.grow(budget, BUDGET_STEP)?;
+                share.grow(BUDGET_STEP)?;
             }
             body.extend_from_slice(&data);
         }

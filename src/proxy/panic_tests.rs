@@ -197,7 +197,7 @@ async fn a_panic_in_one_exchange_harms_no_other() {
     let doomed = start(slots.take().unwrap(), &plane.shared, move || serve);
     assert_eq!(seen.recv().await, Some(Seen::Held));
     assert!(plane.exposed().contains("postern_agent_connections 2\n"));
-    assert!(plane.shared.budget.available_permits() < BUDGET);
+    assert!(plane.shared.budget.left() < BUDGET);
     fuse.light();
     assert!(doomed.await.unwrap_err().is_panic());
 
@@ -216,7 +216,7 @@ async fn a_panic_in_one_exchange_harms_no_other() {
     until(&mut stream, "0\r\n\r\n").await;
     drop(stream);
     assert!(plane.trigger.run(Duration::from_secs(60)).await, "nobody is left");
-    assert_eq!(plane.shared.budget.available_permits(), BUDGET);
+    assert_eq!(plane.shared.budget.left(), BUDGET);
 }
 
 /// A panic leaves a lock poisoned behind it; what it guards is whole all the same, and goes on to be

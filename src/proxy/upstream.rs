@@ -24,6 +24,7 @@ use crate::core::rewrite::Placement;
 use crate::core::routes::Route;
 use crate::core::upstream::{Host, Scheme};
 use crate::credential::Lease;
+use crate::credential::cache::Credentials;
 use crate::telemetry::exchange::Telemetry;
 use crate::tls;
 
@@ -35,7 +36,6 @@ mod wire;
 
 use http1::{Http1, Reading};
 use http2::{Http2, Sharing};
-pub(super) use pool::sweep;
 use pool::{Pool, Pools};
 use wire::Wire;
 
@@ -109,13 +109,13 @@ impl AnswerBody {
 pub(super) struct Upstreams {
     caller: CallerKey,
     pub(super) dialer: Dialer,
-    pub(super) pools: Arc<Mutex<Pools>>,
+    pub(super) pools: Mutex<Pools>,
     telemetry: Arc<Telemetry>,
 }
 
 impl Upstreams {
     pub(super) fn new(caller: CallerKey, settings: DialSettings, telemetry: Arc<Telemetry>) -> io::Result<Self> {
-        Ok(Self { caller, dialer: Dialer::new(settings)?, pools: Arc::default(), telemetry })
+        Ok(Self { caller, dialer: Dialer::new(settings)?, pools: Mutex::default(), telemetry })
     }
 
     /// Sends one request and waits for the response's head.
@@ -137,6 +137,11 @@ impl Upstreams {
                 Err(fault) => return Err(fault.refusal),
             }
         }
+    }
+
+    /// Closes what is idle for too long, or belongs to a credential that is not current any more.
+    pub(super) fn sweep(&self, credentials: &Credentials) {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).sweep(credentials);
     }
 
     fn pool(&self, route: &Route, lease: &Lease) -> Result<Arc<Pool>, Refusal> {

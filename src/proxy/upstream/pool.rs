@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use foldhash::HashMap;
 use http::HeaderValue;
@@ -32,6 +32,25 @@ impl Pools {
 
     pub(super) fn insert(&mut self, key: PoolKey, pool: Arc<Pool>) {
         self.0.entry((key.revision, key.generation)).or_default().push((key, pool));
+    }
+
+    /// Closes idle connections that are too old, or whose credential is not current any more.
+    pub(super) fn sweep(&mut self, credentials: &Credentials) {
+        let (view, now) = (credentials.view(), clock::now());
+        let current = |key: &PoolKey| {
+            let Lookup::Route(route) = view.routes.find(key.server.as_str()) else { return false };
+            let generation = view.lease(route).map(|lease| lease.credential.generation);
+            (&route.binding.id, route.revision, generation) == (&key.binding, key.revision, Ok(key.generation))
+        };
+        self.retain(|key, pool| {
+            let keep = current(key);
+            if keep {
+                pool.expire(now)
+            } else {
+                pool.retire()
+            }
+            keep
+        });
     }
 
     /// Keeps those for which `keep` says so.
@@ -187,33 +206,6 @@ impl Pool {
         idle.http2.retain(|connection| {
             kept += 1;
             kept == 1 || Arc::strong_count(connection) > 1
-        });
-    }
-}
-
-/// How often pools are looked through.
-const SWEEP: Duration = Duration::from_secs(1);
-
-/// Closes idle connections that are too old, or whose credential is not current any more.
-pub(in crate::proxy) async fn sweep(pools: Arc<Mutex<Pools>>, credentials: Credentials) {
-    let mut tick = tokio::time::interval(SWEEP);
-    loop {
-        tick.tick().await;
-        let view = credentials.view();
-        let now = clock::now();
-        let current = |key: &PoolKey| {
-            let Lookup::Route(route) = view.routes.find(key.server.as_str()) else { return false };
-            let generation = view.lease(route).map(|lease| lease.credential.generation);
-            (&route.binding.id, route.revision, generation) == (&key.binding, key.revision, Ok(key.generation))
-        };
-        pools.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, pool| {
-            let keep = current(key);
-            if keep {
-                pool.expire(now)
-            } else {
-                pool.retire()
-            }
-            keep
         });
     }
 }
