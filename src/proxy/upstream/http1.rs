@@ -19,7 +19,7 @@ use super::{AnswerBody, Fault, Incomer, OpenConnection, Outgoing, broken};
 use crate::core::answer::{self, AnswerHead, Extent};
 use crate::core::chunked::Decoder;
 use crate::core::decide::Refusal;
-use crate::core::fields::{Fields, Known, write_line};
+use crate::core::fields::{Fields, Known};
 use crate::core::reason::Reason;
 use crate::core::rewrite::Placement;
 use crate::runtime::clock;
@@ -62,8 +62,8 @@ impl Http1 {
         credential: Placement<'_>,
         pool: &Arc<Pool>,
     ) -> Result<Incomer, Fault> {
-        let head = head(outgoing, credential, &pool.host);
-        let mut sending = Sending::new([&head, outgoing.body]);
+        let mut digits = itoa::Buffer::new();
+        let mut sending = Sending::new(pieces(outgoing, credential, &pool.host, &mut digits));
         let mut early = None;
         let mut seen = 0;
         let answer =
@@ -200,30 +200,45 @@ fn timeout_parameter(value: &str) -> Option<Duration> {
     timeout.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The request's head for the wire, with its one credential.
-fn head(outgoing: &Outgoing<'_>, credential: Placement<'_>, host: &HeaderValue) -> Vec<u8> {
-    let (method, target) = (outgoing.method.as_str(), outgoing.target.as_str());
-    let (fields, body) = (outgoing.fields.as_bytes(), outgoing.body);
-    let size = method.len() + target.len() + host.len() + fields.len() + credential.header.as_str().len();
-    let mut head = Vec::with_capacity(size + credential.value.len() + 64);
-    head.extend_from_slice(method.as_bytes());
-    head.push(b' ');
-    head.extend_from_slice(target.as_bytes());
-    head.extend_from_slice(b" HTTP/1.1\r\n");
-    write_line(&mut head, b"host", host.as_bytes());
-    head.extend_from_slice(fields);
-    write_line(&mut head, credential.header.as_str().as_bytes(), credential.value.as_bytes());
-    if !body.is_empty() || outgoing.method == Method::POST {
-        write_line(&mut head, b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
-    }
-    head.extend_from_slice(b"\r\n");
-    head
+/// How many pieces a request is sent from.
+const PIECES: usize = 14;
+
+/// The request, with its one credential, in the pieces that it is made of: they meet in what is sent, and not before.
+fn pieces<'a>(
+    outgoing: &'a Outgoing<'_>,
+    credential: Placement<'a>,
+    host: &'a HeaderValue,
+    digits: &'a mut itoa::Buffer,
+) -> [&'a [u8]; PIECES] {
+    let body: &[u8] = outgoing.body;
+    let has_length = !body.is_empty() || outgoing.method == Method::POST;
+    let length: [&[u8]; 3] = match has_length.then(|| digits.format(body.len())) {
+        Some(length) => [b"\r\ncontent-length: ", length.as_bytes(), b"\r\n\r\n"],
+        None => [b"\r\n\r\n", b"", b""],
+    };
+    let [before, length, after] = length;
+    [
+        outgoing.method.as_str().as_bytes(),
+        b" ",
+        outgoing.target.as_str().as_bytes(),
+        b" HTTP/1.1\r\nhost: ",
+        host.as_bytes(),
+        b"\r\n",
+        outgoing.fields.as_bytes(),
+        credential.header.as_str().as_bytes(),
+        b": ",
+        credential.value.as_bytes(),
+        before,
+        length,
+        after,
+        body,
+    ]
 }
 
 /// A request on its way out.
 struct Sending<'a> {
-    /// Head and body, as far as they have not gone.
-    rest: [&'a [u8]; 2],
+    /// What of it has not gone.
+    rest: [&'a [u8]; PIECES],
     /// Some of it has left us.
     begun: bool,
     flushed: bool,
@@ -231,7 +246,7 @@ struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    fn new(rest: [&'a [u8]; 2]) -> Self {
+    fn new(rest: [&'a [u8]; PIECES]) -> Self {
         Self { rest, begun: false, flushed: false, fault: None }
     }
 
