@@ -240,7 +240,8 @@ fn rewritten_location(location: &str, binding: &Binding, request_target: &str, s
     match rest.filter(|_| server.url.same_origin(&url)) {
         Some(rest) => {
             let query = self::query(query).0.map(|q| format!("?{q}")).unwrap_or_default();
-            Some(format!("{}{query}", seen.path(server, rest)))
+            // A blank that stood before a fragment, or before a parameter that is gone, would end the value.
+            Some(format!("{}{query}", seen.path(server, rest)).trim_ascii_end().to_owned())
         }
         None => Some(url.to_string()),
     }

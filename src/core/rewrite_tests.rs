@@ -182,6 +182,9 @@ fn locations_stay_at_the_endpoint_or_lose_their_secrets() {
         ("https://h.example/mcp/", Some("/srv")),
         ("https://h.example:443/mcp/x?a=1&access_token=t", Some("/srv/x?a=1")),
         ("/mcp/y", Some("/srv/y")),
+        // No value may end in a blank (RFC 9113 section 8.2.1).
+        ("/mcp/y?a=1 #f", Some("/srv/y?a=1")),
+        ("/mcp/y?a=1 ;access_token=t", Some("/srv/y?a=1")),
         ("y", Some("/srv/sub/y")),
         ("//h.example/mcp/z", Some("/srv/z")),
         ("https://h.example/other?code=c#f", Some("https://h.example/other")),
