@@ -60,7 +60,8 @@ fn relocations_can_be_packed() -> bool {
 /// The compiler's own linker, its default on this one platform. Others know no `--icf`, or put the order elsewhere.
 fn is_linked_by_lld() -> bool {
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-    let chosen = env::var_os("RUSTC_LINKER").is_some() || flags.contains("link");
+    let told = flags.split('\x1f').any(|flag| flag.trim_start_matches("-C").starts_with("link"));
+    let chosen = env::var_os("RUSTC_LINKER").is_some() || told;
     env::var("TARGET").is_ok_and(|target| target == "x86_64-unknown-linux-gnu") && !chosen
 }
 
@@ -68,7 +69,7 @@ fn is_linked_by_lld() -> bool {
 fn script() -> io::Result<PathBuf> {
     let mut script = String::from("SECTIONS {\n  .text : {\n");
     for name in fs::read_to_string(ORDER)?.lines() {
-        let _infallible = writeln!(script, "    *(.text.{name} .text.unlikely.{name})");
+        let _infallible = writeln!(script, "    *(.text.{name} .text.hot.{name} .text.unlikely.{name})");
     }
     script.push_str("  }\n}\nINSERT BEFORE .init;\n");
     let path = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("order.ld");

@@ -120,7 +120,7 @@ fn weight() -> Vec<Target> {
         },
         Target {
             what: "sidecars on one broker",
-            workload: "broker-1000",
+            workload: "broker-10000",
             of: Of::Sidecars,
             unit: "",
             target: Some(10_000.0),

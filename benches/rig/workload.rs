@@ -102,16 +102,20 @@ pub fn all() -> Vec<Workload> {
         ..SMALL
     });
     all.extend(curve());
-    all.push(Workload {
-        name: "broker-1000",
-        about: "1,000 simulated sidecars on one broker",
-        shape: Shape::Broker { sidecars: 1000 },
+    let brokers = [
+        ("broker-1000", "1,000 simulated sidecars on one broker", 1000),
+        ("broker-10000", "10,000 simulated sidecars on one broker", 10_000),
+    ];
+    all.extend(brokers.map(|(name, about, sidecars)| Workload {
+        name,
+        about,
+        shape: Shape::Broker { sidecars },
         cast: POSTERN,
         rounds: 1,
         // For the cost at rest: two heartbeats of each.
         seconds: 20.0,
         ..SMALL
-    });
+    }));
     all
 }
 
