@@ -102,7 +102,7 @@ impl Plan {
             let opened = match workload.shape {
                 Shape::Streams { count, .. } => Duration::from_millis(2) * count as u32,
                 Shape::Idle { connections } => Duration::from_micros(200) * connections as u32,
-                Shape::Broker { sidecars } => Duration::from_millis(40) * sidecars as u32,
+                Shape::Broker { sidecars } => Duration::from_millis(20) * sidecars as u32,
                 _ => Duration::ZERO,
             };
             AROUND + warm + counted + opened
