@@ -146,7 +146,7 @@ class Play:
                 await used(agent, f"{agent.child.name} {capture}")
                 seen.works[capture] = True
                 self._served(client)
-                seen.protocols[capture] = self._protocol(client, capture)
+                seen.protocols[capture] = await self._protocol(client, capture)
                 await self._unbound(agent, seen, capture)
             else:
                 require(capture in client.not_by, f"connect: {text(first)}")
@@ -222,12 +222,19 @@ class Play:
         self._read[host] = len(lines)
         return new
 
-    def _protocol(self, client: Client, capture: str) -> str:
-        lines = map(json.loads, self._sidecar.child.stdout_path.read_text().splitlines())
-        told = {each.get("protocol") for each in lines
-                if each.get("server") == client.name and each.get("capture") == capture}
-        require(len(told) == 1, f"it spoke {told}")
-        return str(told.pop())
+    async def _protocol(self, client: Client, capture: str) -> str:
+        def told() -> set[str]:
+            text = self._sidecar.child.stdout_path.read_text()
+            lines = map(json.loads, text[:text.rfind("\n") + 1].splitlines())
+            return {each.get("protocol") for each in lines
+                    if each.get("server") == client.name and each.get("capture") == capture}
+
+        # Access lines come in batches, some time after their answers; the last of them may be half there.
+        async with asyncio.timeout(START_SECONDS):
+            while not (found := told()):
+                await asyncio.sleep(0.01)
+        require(len(found) == 1, f"it spoke {found}")
+        return str(found.pop())
 
     def _nothing_stray(self) -> None:
         """Over the whole run: no credential in a request that is not its own, and none with any agent."""
