@@ -16,6 +16,7 @@ pub mod decide;
 pub mod eights;
 pub mod fields;
 pub mod hello;
+pub mod http2;
 pub mod mask;
 pub mod material;
 pub mod mcp;

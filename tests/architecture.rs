@@ -33,6 +33,7 @@ const CORE_CRATES: &[&str] = &[
     "aws_lc_rs",
     "base64",
     "bytes",
+    "foldhash",
     "http",
     "httparse",
     "ipnet",

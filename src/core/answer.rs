@@ -111,8 +111,7 @@ fn extent(
     method: &Method,
     is_current: bool,
 ) -> Result<(Extent, bool), AnswerFault> {
-    let bodiless = status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if bodiless || method == Method::HEAD {
+    if status.is_informational() || is_bodiless(status) || method == Method::HEAD {
         return Ok((Extent::Length(0), true));
     }
     let length = length(headers)?;
@@ -129,8 +128,13 @@ fn extent(
     Ok((length.map_or(Extent::Close, Extent::Length), true))
 }
 
+/// Whether an answer of this status has no body, whatever its fields say (RFC 9110 section 6.4.1).
+pub fn is_bodiless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// What all fields together say of the length.
-fn length(headers: &Fields) -> Result<Option<u64>, AnswerFault> {
+pub fn length(headers: &Fields) -> Result<Option<u64>, AnswerFault> {
     let mut said = None;
     for value in headers.all(Known::ContentLength) {
         // Servers have been seen to send the same one twice, in one field or in two.

@@ -133,6 +133,15 @@ impl<'a> Field<'a> {
         Self { name, value: value.as_bytes(), known: Known::of(name) }
     }
 
+    /// A field as HTTP/2 has it: its name must be in lower case already (RFC 9113 section 8.2.1). Blanks around the
+    /// value are not of it. `None` where it is no field.
+    pub fn read(name: &'a [u8], value: &'a [u8]) -> Option<Self> {
+        let known = Known::of(name);
+        let may = |byte: &u8| is_token(*byte) && !byte.is_ascii_uppercase();
+        let is_name = known.is_some() || (!name.is_empty() && name.iter().all(may));
+        (is_name && is_value(value)).then(|| Self { name, value: value.trim_ascii(), known })
+    }
+
     /// With another value.
     #[must_use]
     pub fn with(self, value: &'a HeaderValue) -> Self {

@@ -4,8 +4,6 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-
 use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
 
@@ -24,11 +22,6 @@ impl RequestBody {
     pub(super) fn new(bytes: Vec<u8>, from: usize, share: Share) -> Self {
         Self(Some(Arc::new(Held { bytes, from, share })))
     }
-
-    /// The same for somebody who keeps it for as long as he needs it.
-    pub(super) fn to_bytes(&self) -> Bytes {
-        Bytes::from_owner(self.clone())
-    }
 }
 
 impl Deref for RequestBody {
@@ -36,12 +29,6 @@ impl Deref for RequestBody {
 
     fn deref(&self) -> &[u8] {
         self.0.as_ref().and_then(|held| held.bytes.get(held.from..)).unwrap_or_default()
-    }
-}
-
-impl AsRef<[u8]> for RequestBody {
-    fn as_ref(&self) -> &[u8] {
-        self
     }
 }
 
@@ -175,7 +162,7 @@ mod tests {
     fn a_share_is_given_back_with_the_last_who_holds_the_body() {
         let budget = Budget::new(10);
         let (first, mut more) = (body(&budget, 6), Share::reserve(&budget, 0).unwrap());
-        let shared = first.to_bytes();
+        let shared = first.clone();
         assert_eq!((more.grow(5).unwrap_err().reason, more.size(), budget.left()), (Reason::Overloaded, 0, 4));
         drop(first);
         more.grow(4).unwrap();

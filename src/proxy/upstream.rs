@@ -31,7 +31,6 @@ use crate::tls;
 mod http1;
 mod http2;
 mod pool;
-mod readout;
 mod wire;
 
 use http1::{Http1, Reading};
@@ -197,7 +196,7 @@ impl Upstreams {
         };
         let open = OpenConnection::new(&self.telemetry, pool.server.as_str());
         if wire.speaks_http2() {
-            return Http2::shake_hands(wire, open).await.map(|connection| Connection::Http2(Arc::new(connection)));
+            return Ok(Connection::Http2(Arc::new(Http2::new(wire, open))));
         }
         Ok(Connection::Http1(Http1::new(wire, open)))
     }

@@ -1,85 +1,101 @@
-//! A connection to an upstream that speaks HTTP/2: many exchanges share it.
+//! A connection to an upstream that speaks HTTP/2: many exchanges share it. What is said on it is decided by
+//! [`Session`]; here it is read and written, by one task for all.
 
 use std::future::poll_fn;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use h2::client::SendRequest;
-use h2::{Ping, PingPong, RecvStream};
-use http::header::CONTENT_LENGTH;
-use http::uri::Scheme;
-use http::{Request, Uri};
+use http::Method;
 
 use super::pool::{MAX_SHARING, Pool};
-use super::readout::ReadOut;
 use super::wire::Wire;
-use super::{AnswerBody, Broken, Fault, Incomer, OpenConnection, Outgoing, broken};
+use super::{AnswerBody, Broken, Fault, Incomer, OpenConnection, Outgoing};
 use crate::core::decide::Refusal;
-use crate::core::fields::Fields;
+use crate::core::http2::hpack::{Keep, put_field, put_known, put_value};
+use crate::core::http2::session::{CONNECTION_WINDOW, Loss, STREAM_WINDOW, Session};
 use crate::core::reason::Reason;
 use crate::core::rewrite::Placement;
+use crate::proxy::body::RequestBody;
 use crate::runtime::task::OwnedTask;
 
-/// HTTP/2 flow control: what one exchange, and what one connection, may leave unread. One slow reader holds at most its
-/// own window, and all that share not all of it.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-const _: () = assert!((MAX_SHARING as u32) * STREAM_WINDOW < CONNECTION_WINDOW);
-/// The most bytes of a head.
-const MAX_HEAD: u32 = 64 * 1024;
-/// How often a connection in use is asked whether it is there, and how long it may take to answer.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIME: Duration = Duration::from_secs(20);
+mod driver;
+
+use driver::Driver;
+
+/// One slow reader holds at most its own window, and all that share not all of the connection's.
+const _: () = assert!(MAX_SHARING * STREAM_WINDOW < CONNECTION_WINDOW);
 
 /// An HTTP/2 connection. Every exchange on it holds it.
 pub(in crate::proxy) struct Http2 {
-    sender: SendRequest<Bytes>,
-    state: Arc<State>,
+    shared: Arc<Shared>,
     _task: OwnedTask,
 }
 
-#[derive(Default)]
+/// What the exchanges and the task share.
+struct Shared(Mutex<State>);
+
 struct State {
-    /// Exchanges under way.
-    active: AtomicUsize,
-    closed: AtomicBool,
+    session: Session<RequestBody>,
+    /// Why the connection is gone, if it is by itself.
+    line: Option<Refusal>,
+    /// Has something come since it was asked?
+    heard: bool,
+    /// Of the task.
+    waker: Option<Waker>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Has the task send what is to be sent.
+    fn rouse(&mut self) {
+        if self.session.has_out()
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// What a loss means, without the parts that may quote the wire.
+    fn refusal(&self, loss: Loss) -> Refusal {
+        let because = |detail: String| Refusal::because(Reason::UpstreamUnreachable, format!("HTTP/2: {detail}"));
+        match loss {
+            Loss::Reset(code) => because(format!("the server reset the stream: {code}")),
+            Loss::GoneAway(code) => because(format!("the server ends the connection: {code}")),
+            Loss::Malformed(code) => because(format!("the answer is malformed: {code}")),
+            Loss::Broken(code) => because(format!("the server broke the protocol: {code}")),
+            Loss::Line => self.line.clone().unwrap_or_else(|| because("the connection cannot be used".to_owned())),
+        }
+    }
 }
 
 impl Http2 {
-    pub(super) async fn shake_hands(wire: Wire, open: OpenConnection) -> Result<Self, Refusal> {
-        let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEAD)
-            .initial_max_send_streams(MAX_SHARING)
-            .enable_push(false);
-        let shaken = builder.handshake::<_, Bytes>(ReadOut::new(wire)).await;
-        let (sender, mut connection) = shaken.map_err(|error| refusal(&error))?;
-        let state = Arc::<State>::default();
-        let (pings, seen) = (connection.ping_pong(), Arc::clone(&state));
+    /// Begins to speak HTTP/2. The server's own beginning is not waited for.
+    pub(super) fn new(wire: Wire, open: OpenConnection) -> Self {
+        let state = State { session: Session::new(MAX_SHARING), line: None, heard: false, waker: None };
+        let shared = Arc::new(Shared(Mutex::new(state)));
+        let driver = Driver::new(wire, Arc::clone(&shared));
         let task = OwnedTask::spawn(async move {
-            // How it ends is told to whoever waits for an answer on it.
-            tokio::select! {
-                _ended = connection => {}
-                () = silence(pings, &seen) => {}
-            }
-            seen.closed.store(true, Ordering::Release);
+            driver.run().await;
             drop(open);
         });
-        Ok(Self { sender, state, _task: task })
+        Self { shared, _task: task }
     }
 
     /// Whether the pool that holds it once, and each exchange once, can take one more, as the server last said.
     pub(super) fn has_room(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) <= self.sender.current_max_send_streams().clamp(1, MAX_SHARING)
+        let limit = self.shared.lock().session.limit();
+        Arc::strong_count(self) <= limit.max(1) as usize
     }
 
+    /// Whether it takes no further exchange. Those that run may end.
     pub(super) fn is_closed(&self) -> bool {
-        self.state.closed.load(Ordering::Acquire)
+        self.shared.lock().session.is_closed()
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -87,74 +103,35 @@ impl Http2 {
         self: Arc<Self>,
         outgoing: &Outgoing<'_>,
         credential: Placement<'_>,
-        pool: &Arc<Pool>,
+        pool: &Pool,
     ) -> Result<Incomer, Fault> {
-        let lost = |refusal| Fault { unsent: false, refusal };
-        let head = outgoing.head(credential, pool).map_err(lost)?;
-        let mut sender = self.sender.clone();
-        let sent = match poll_fn(|cx| sender.poll_ready(cx)).await {
-            Ok(()) => sender.send_request(head, outgoing.body.is_empty()),
-            Err(error) => Err(error),
-        };
-        let (response, mut stream) = match sent {
-            Ok(sent) => sent,
-            Err(error) => {
-                // It takes no more: what runs on it may end.
-                pool.discard(&self);
-                return Err(Fault { unsent: true, refusal: refusal(&error) });
-            }
-        };
-        let held = Held::new(self);
-        if !outgoing.body.is_empty() {
-            stream.send_data(outgoing.body.to_bytes(), true).map_err(|error| lost(refusal(&error)))?;
-        }
-        let (parts, body) = response.await.map_err(|error| lost(refusal(&error)))?.into_parts();
-        let said = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let length = if body.is_end_stream() { Some(0) } else { said };
-        let body = AnswerBody::Http2(Sharing { body, length, _held: held });
-        Ok(Incomer { status: parts.status, headers: Fields::from(&parts.headers), body })
-    }
-}
-
-/// Ends when a connection in use has not answered for too long.
-async fn silence(pings: Option<PingPong>, state: &State) {
-    let Some(mut pings) = pings else { return std::future::pending().await };
-    loop {
-        tokio::time::sleep(PING_INTERVAL).await;
-        if state.active.load(Ordering::Relaxed) == 0 {
-            continue;
-        }
-        let asked = async {
-            pings.send_ping(Ping::opaque()).ok()?;
-            poll_fn(|cx| pings.poll_pong(cx)).await.ok()
-        };
-        if !matches!(tokio::time::timeout(PING_TIME, asked).await, Ok(Some(_))) {
-            return;
-        }
-    }
-}
-
-/// Counts an exchange for as long as it lives.
-struct Held(Arc<Http2>);
-
-impl Held {
-    fn new(connection: Arc<Http2>) -> Self {
-        connection.state.active.fetch_add(1, Ordering::Relaxed);
-        Self(connection)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.state.active.fetch_sub(1, Ordering::Relaxed);
+        let opened = poll_fn(|cx| {
+            let state = &mut *self.shared.lock();
+            let body = Some(outgoing.body.clone()).filter(|body| !body.is_empty());
+            let bodiless = outgoing.method == Method::HEAD;
+            let head = |out: &mut Vec<u8>| outgoing.pack(credential, pool, out);
+            let opened = ready!(state.session.poll_open(cx, bodiless, body, head));
+            state.rouse();
+            Poll::Ready(opened.map_err(|loss| Fault { unsent: true, refusal: state.refusal(loss) }))
+        });
+        let id = opened.await?;
+        let mut sharing = Sharing { connection: self, id, length: None };
+        let head = poll_fn(|cx| {
+            let state = &mut *sharing.connection.shared.lock();
+            let head = ready!(state.session.poll_head(id, cx));
+            Poll::Ready(head.map_err(|(loss, unsent)| Fault { unsent, refusal: state.refusal(loss) }))
+        });
+        let head = head.await?;
+        sharing.length = head.length;
+        Ok(Incomer { status: head.status, headers: head.fields, body: AnswerBody::Http2(sharing) })
     }
 }
 
 /// An answer's body. Dropped early, it resets its stream.
 pub(in crate::proxy) struct Sharing {
-    body: RecvStream,
+    connection: Arc<Http2>,
+    id: u32,
     length: Option<u64>,
-    _held: Held,
 }
 
 impl Sharing {
@@ -165,41 +142,50 @@ impl Sharing {
 
     /// The next piece; `None` at the end. Trailers are not passed on.
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        let piece = ready!(self.body.poll_data(cx)).map(|piece| {
-            let piece = piece.map_err(|_| Broken)?;
-            // It is on its way to the agent, whose own pace holds us back.
-            self.body.flow_control().release_capacity(piece.len()).map_err(|_| Broken)?;
-            Ok(piece)
-        });
-        Poll::Ready(piece)
+        let state = &mut *self.connection.shared.lock();
+        // It is on its way to the agent, whose own pace holds us back.
+        let piece = ready!(state.session.poll_data(self.id, cx));
+        state.rouse();
+        Poll::Ready(piece.map(|piece| piece.map_err(|_| Broken)))
     }
 }
 
-/// What a fault means, without the parts that may quote the wire.
-fn refusal(error: &h2::Error) -> Refusal {
-    match (error.get_io(), error.reason()) {
-        (Some(io), _) => broken(io),
-        (None, Some(reason)) => Refusal::because(Reason::UpstreamUnreachable, format!("HTTP/2: {reason}")),
-        (None, None) => Refusal::because(Reason::UpstreamUnreachable, "HTTP/2: the connection cannot be used"),
+impl Drop for Sharing {
+    fn drop(&mut self) {
+        let state = &mut *self.connection.shared.lock();
+        state.session.close(self.id);
+        state.rouse();
     }
+}
+
+/// What is the same in each request is sent by its number (RFC 7541 appendix A).
+mod known {
+    pub(super) const AUTHORITY: u8 = 1;
+    pub(super) const METHOD: u8 = 2;
+    pub(super) const METHOD_GET: u8 = 2;
+    pub(super) const METHOD_POST: u8 = 3;
+    pub(super) const PATH: u8 = 4;
+    pub(super) const SCHEME_HTTPS: u8 = 7;
 }
 
 impl Outgoing<'_> {
-    /// The head, with everything in the URI, from which the pseudo fields are made.
-    fn head(&self, credential: Placement<'_>, pool: &Pool) -> Result<Request<()>, Refusal> {
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTPS);
-        uri.authority = Some(pool.authority.clone());
-        uri.path_and_query = Some(self.target.clone());
-        let mut request = Request::new(());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = Uri::from_parts(uri).map_err(|error| Refusal::because(Reason::MalformedHead, error))?;
-        let headers = request.headers_mut();
-        *headers = self.fields.to_map();
-        headers.insert(credential.header, credential.value.clone());
-        if !self.body.is_empty() {
-            headers.insert(CONTENT_LENGTH, self.body.len().into());
+    /// Packs the head, with the one credential.
+    fn pack(&self, credential: Placement<'_>, pool: &Pool, out: &mut Vec<u8>) {
+        match *self.method {
+            Method::GET => put_known(out, known::METHOD_GET),
+            Method::POST => put_known(out, known::METHOD_POST),
+            _ => put_value(out, known::METHOD, self.method.as_str().as_bytes()),
         }
-        Ok(request)
+        put_known(out, known::SCHEME_HTTPS);
+        put_value(out, known::AUTHORITY, pool.host.as_bytes());
+        put_value(out, known::PATH, self.target.as_str().as_bytes());
+        for field in self.fields.iter() {
+            put_field(out, field.name(), field.value(), Keep::Not);
+        }
+        put_field(out, credential.header.as_str().as_bytes(), credential.value.as_bytes(), Keep::Never);
+        if !self.body.is_empty() {
+            let mut digits = itoa::Buffer::new();
+            put_field(out, b"content-length", digits.format(self.body.len()).as_bytes(), Keep::Not);
+        }
     }
 }

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use foldhash::HashMap;
 use http::HeaderValue;
-use http::uri::Authority;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName as TlsName;
 
@@ -77,7 +76,7 @@ const MAX_IDLE: usize = 64;
 /// How many exchanges share an HTTP/2 connection, if the server takes that many. One more would
 /// wait until another ends, and event streams may last for days. Fewer than that times the window
 /// of a stream is the window of the connection, so that no number of slow readers can fill it.
-pub(super) const MAX_SHARING: usize = 100;
+pub(super) const MAX_SHARING: u32 = 100;
 
 /// The connections of one key.
 pub(in crate::proxy) struct Pool {
@@ -85,7 +84,6 @@ pub(in crate::proxy) struct Pool {
     pub(super) url: UpstreamUrl,
     /// What goes into the `Host` field, and into `:authority`.
     pub(super) host: HeaderValue,
-    pub(super) authority: Authority,
     pub(super) tls: Option<(TlsName<'static>, Arc<ClientConfig>)>,
     pub(super) connecting: tokio::sync::Mutex<()>,
     protocol: AtomicU8,
@@ -116,7 +114,6 @@ impl Pool {
         Some(Self {
             server,
             host: HeaderValue::from_str(&authority).ok()?,
-            authority: authority.parse().ok()?,
             url,
             tls,
             connecting: tokio::sync::Mutex::default(),
@@ -161,11 +158,6 @@ impl Pool {
                 return Some(Connection::Http1(connection));
             }
         }
-    }
-
-    /// Shares a connection no longer: a request on it failed. Its other streams go on.
-    pub(super) fn discard(&self, failed: &Arc<Http2>) {
-        self.idle().http2.retain(|shared| !Arc::ptr_eq(shared, failed));
     }
 
     /// Takes a connection back whose answer was read to the end.

@@ -8,6 +8,7 @@ pub mod binding;
 pub mod chunked;
 pub mod head;
 pub mod hello;
+pub mod http2;
 pub mod mask;
 pub mod message;
 pub mod rewrite;
@@ -21,11 +22,12 @@ mod pieces;
 pub type Property = fn(&[u8]) -> &'static str;
 
 /// By the name of the directory in corpus/.
-pub const TARGETS: [(&str, Property); 9] = [
+pub const TARGETS: [(&str, Property); 10] = [
     ("binding", binding::check),
     ("chunked", chunked::check),
     ("head", head::check),
     ("hello", hello::check),
+    ("http2", http2::check),
     ("mask", mask::check),
     ("message", message::check),
     ("rewrite", rewrite::check),
