@@ -341,9 +341,13 @@ impl FieldLines {
 }
 
 fn fields_of(lines: &[u8]) -> impl Iterator<Item = Field<'_>> {
-    let lines = lines.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r"));
+    let mut from = 0;
+    let lines = memchr::memchr_iter(b'\n', lines).filter_map(move |end| {
+        let line = lines.get(std::mem::replace(&mut from, end + 1)..end)?;
+        line.strip_suffix(b"\r")
+    });
     lines.filter_map(|line| {
-        let (name, value) = line.split_at(memchr::memchr(b':', line)?);
+        let (name, value) = line.split_at(eights::find(line, |eight| eights::equal(eight, b':'))?);
         Some(Field { name, value: value.strip_prefix(b": ")?, known: Known::of(name) })
     })
 }

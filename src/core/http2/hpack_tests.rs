@@ -106,6 +106,7 @@ fn the_table_is_as_small_as_the_other_side_has_it() {
     assert_eq!(read(&mut unpacker, &[&field[..], b"\xbe"].concat()), Ok(pairs(&[("a", "b"), ("a", "b")])));
     // Emptied, and large again: the entry is gone.
     assert_eq!(read(&mut unpacker, &hex("20 3fe11f be")), Err(Unreadable));
+    assert_eq!(read(&mut unpacker, &hex("20 82")), Ok(pairs(&[(":method", "GET")])), "a small size is one too");
     // One byte too small for an entry, which is read all the same, and then just as large.
     assert_eq!(read(&mut unpacker, &[&hex("3f02")[..], &field, b"\xbe"].concat()), Err(Unreadable));
     assert_eq!(

@@ -5,6 +5,9 @@ use super::super::Frame;
 use super::super::hpack::{Keep, put_field, put_known, put_value};
 use super::*;
 
+#[path = "session/window_tests.rs"]
+mod windows;
+
 const MOST: u32 = 4;
 const OK: u8 = 8;
 
@@ -83,12 +86,6 @@ fn sent(session: &mut Call) -> Vec<(u8, u8, u32, Vec<u8>)> {
     }
     assert!(rest.is_empty());
     frames
-}
-
-/// How many bytes of bodies are sent next, by stream, and whether they end there.
-fn bodies(session: &mut Call) -> Vec<(u32, usize, bool)> {
-    let frames = sent(session).into_iter().filter(|(kind, ..)| *kind == kind::DATA);
-    frames.map(|(_, flags, id, payload)| (id, payload.len(), flags & flag::END_STREAM != 0)).collect()
 }
 
 fn told(session: &mut Call, id: u32) -> Poll<Told> {
@@ -227,12 +224,15 @@ fn a_malformed_answer_costs_its_stream() {
         session.feed(&head(second, true, &[]));
         assert!(told(&mut session, second).is_ready(), "{frames:?}");
     }
-    let mut session = greeted();
-    let id = opened(&mut session, b"");
-    let mut switch = Vec::new();
-    put_value(&mut switch, 8, b"101");
-    session.feed(&frame(kind::HEADERS, flag::END_HEADERS, 1, &switch));
-    assert!(matches!(told(&mut session, id), Poll::Ready(Err((Loss::Malformed(_), _)))));
+    // What follows 101 would be something else, and nothing follows an end.
+    for (status, flags) in [(b"101", flag::END_HEADERS), (b"103", flag::END_HEADERS | flag::END_STREAM)] {
+        let mut session = greeted();
+        let id = opened(&mut session, b"");
+        let mut list = Vec::new();
+        put_value(&mut list, 8, status);
+        session.feed(&frame(kind::HEADERS, flags, 1, &list));
+        assert!(matches!(told(&mut session, id), Poll::Ready(Err((Loss::Malformed(_), _)))));
+    }
 }
 
 /// What breaks a rule of the connection ends it, and says why.
@@ -323,95 +323,6 @@ fn what_is_asked_is_answered_and_what_is_unknown_passed_over() {
     }
     session.ping();
     assert_eq!(sent(&mut session), [(kind::PING, 0, 0, b"postern?".to_vec())]);
-}
-
-/// Bodies go out as far as both windows are open, a frame of each in turn.
-#[test]
-fn bodies_wait_for_their_windows() {
-    static LONG: [u8; 100_000] = [b'x'; 100_000];
-    let mut session = greeted();
-    session.feed(&settings(&[(4, 30_000)]));
-    let (first, second) = (opened(&mut session, &LONG), opened(&mut session, &LONG[..20_000]));
-    let whole = MAX_FRAME;
-    // A body that fits goes at once, but no more than is taken soon.
-    let all = bodies(&mut session);
-    assert_eq!(
-        all,
-        [(first, whole, false), (first, 30_000 - whole, false), (second, whole, false), (second, 20_000 - whole, true)]
-    );
-    assert_eq!(bodies(&mut session), []);
-    // The connection has 15,535 left, the stream is opened by more.
-    session.feed(&number(kind::WINDOW_UPDATE, first, 40_000));
-    assert_eq!(bodies(&mut session), [(first, 65_535 - 50_000, false)]);
-    session.feed(&number(kind::WINDOW_UPDATE, 0, 100_000));
-    assert_eq!(bodies(&mut session), [(first, whole, false), (first, 40_000 - 15_535 - whole, false)]);
-    // What is taken back must be given again first.
-    session.feed(&settings(&[(4, 0)]));
-    session.feed(&number(kind::WINDOW_UPDATE, first, 30_000));
-    assert_eq!(bodies(&mut session), []);
-    session.feed(&settings(&[(4, 10)]));
-    assert_eq!(bodies(&mut session), [(first, 10, false)]);
-    session.feed(&number(kind::WINDOW_UPDATE, first, 29_990));
-    assert_eq!(bodies(&mut session), [(first, whole, false), (first, 29_990 - whole, true)]);
-}
-
-#[test]
-fn no_more_is_made_ready_than_is_taken_soon() {
-    static LONG: [u8; 300_000] = [b'x'; 300_000];
-    let mut session = greeted();
-    session.feed(&[settings(&[(4, MAX_ID)]), number(kind::WINDOW_UPDATE, 0, 1_000_000)].concat());
-    opened(&mut session, &LONG);
-    let mut total = 0;
-    loop {
-        let count: usize = bodies(&mut session).iter().map(|(_, count, _)| count).sum();
-        assert!(count <= MAX_READY + MAX_FRAME);
-        total += count;
-        if count == 0 {
-            break;
-        }
-    }
-    assert_eq!(total, LONG.len());
-}
-
-/// The server is told that it may send more when half of a window was read, and not before; what nobody reads any
-/// more counts as read.
-#[test]
-fn windows_are_opened_by_who_reads() {
-    let mut session = greeted();
-    let (id, other) = (opened(&mut session, b""), opened(&mut session, b""));
-    session.feed(&[head(id, false, &[]), head(other, false, &[])].concat());
-    sent(&mut session);
-    let full = data(id, false, &[b'x'; MAX_FRAME]);
-    session.feed(&full.repeat(8));
-    assert_eq!(sent(&mut session), [], "nothing was read");
-    assert!(matches!(piece(&mut session, id), Poll::Ready(Some(Ok(data))) if data.len() == 8 * MAX_FRAME));
-    assert_eq!(sent(&mut session), [(kind::WINDOW_UPDATE, 0, id, STREAM_WINDOW.to_be_bytes().to_vec())]);
-    session.feed(&full.repeat(8));
-    assert!(!session.is_over());
-    // One byte more than it may: this stream alone is ended.
-    session.feed(&data(id, false, b"x"));
-    assert!(piece(&mut session, id).is_ready());
-    assert_eq!(piece(&mut session, id), Poll::Ready(Some(Err(Loss::Malformed(Code::FLOW_CONTROL_ERROR)))));
-    session.close(id);
-    sent(&mut session);
-    // Nobody reads this any more. It opens the window of the connection, that of its 8 MiB.
-    let unread = data(id, false, &[b'x'; MAX_FRAME]).repeat(512 - 16 - 1);
-    session.feed(&unread);
-    assert_eq!(sent(&mut session), [], "half of it less a frame, and two bytes");
-    session.feed(&full);
-    let more = CONNECTION_WINDOW / 2 + 1;
-    assert_eq!(sent(&mut session), [(kind::WINDOW_UPDATE, 0, 0, more.to_be_bytes().to_vec())]);
-}
-
-#[test]
-fn all_together_may_not_overflow_the_connection() {
-    let mut session = Session::new(1000);
-    session.feed(&settings(&[]));
-    for _ in 0..129 {
-        let id = opened(&mut session, b"");
-        session.feed(&[head(id, false, &[]), data(id, false, &[b'x'; MAX_FRAME]).repeat(8)].concat());
-    }
-    assert_eq!(open(&mut session, b""), Poll::Ready(Err(Loss::Broken(Code::FLOW_CONTROL_ERROR))));
 }
 
 /// Beyond what the server takes at once an exchange waits, until another ends or the server takes more.

@@ -83,7 +83,7 @@ pub(super) const PLAIN: usize = 16 * 1024;
 /// A record at most, with its head and the most that encryption may add (RFC 5246 section 6.2.3).
 pub(super) const RECORD: usize = 5 + PLAIN + 2048;
 /// How much plaintext becomes records at once.
-pub(super) const BATCH: usize = 4 * PLAIN;
+pub(super) const BATCH: usize = 5 * PLAIN;
 /// To gather small pieces for one record, and for a batch of records.
 const SCRATCH: usize = PLAIN + BATCH / PLAIN * RECORD;
 
