@@ -419,11 +419,13 @@ async fn what_is_written_together_goes_out_together() {
     let (near, far) = Wire::pair(1024 * 1024);
     let sent = Arc::clone(&near.sent);
     let (mut near, _far) = Settings::new(&TLS13).as_client(near, far).await;
-    let (head, body) = (text(300), text(70_000));
+    let (head, body) = (text(300), text(90_000));
     for (body, lengths) in [
         (&body[..100], vec![400 + MORE]),
         (&body[..20_000], vec![300 + MORE, 16_384 + MORE, 3_616 + MORE]),
-        (&body[..], vec![300 + MORE, 16_384 + MORE, 16_384 + MORE, 16_384 + MORE, 16_084 + MORE]),
+        (&body[..65_536], [&[300 + MORE][..], &[16_384 + MORE; 4]].concat()),
+        // No more than a batch.
+        (&body[..], [&[300 + MORE][..], &[16_384 + MORE; 4], &[16_084 + MORE]].concat()),
     ] {
         sent.lock().unwrap().clear();
         let count = near.write_vectored(&[IoSlice::new(&head), IoSlice::new(&[]), IoSlice::new(body)]).await.unwrap();
