@@ -124,12 +124,11 @@ fn sent_for_it(answer: &Answer, came: &[Frame<'_>]) {
             continue;
         }
         if *kind == 0 {
-            let padding =
-                if flags & 8 != 0 { payload.first().map_or(0, |padding| usize::from(*padding) + 1) } else { 0 };
-            let from = usize::from(flags & 8 != 0);
-            whole.extend_from_slice(
-                payload.get(from..payload.len() - (padding - from).min(payload.len())).unwrap_or_default(),
-            );
+            whole.extend_from_slice(match payload.split_first() {
+                Some((padding, rest)) if flags & 8 != 0 => &rest[..rest.len().saturating_sub(usize::from(*padding))],
+                _ if flags & 8 != 0 => b"",
+                _ => payload,
+            });
         }
         has_ended |= flags & 1 != 0 && matches!(kind, 0 | 1);
     }
