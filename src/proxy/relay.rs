@@ -18,6 +18,7 @@ use super::outbound::{BodyFrame, Out};
 use super::respond::Responder;
 use super::upstream::{AnswerBody, Broken};
 use super::waiting::Waiting;
+use crate::core::answer;
 use crate::core::decide::Refusal;
 use crate::core::fields::FieldLines;
 use crate::core::mask::Masker;
@@ -155,7 +156,7 @@ impl Relay {
     }
 
     fn frame(&self, method: &Method) -> BodyFrame {
-        if method == Method::HEAD || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        if method == Method::HEAD || answer::is_bodiless(self.status) {
             return BodyFrame::Empty;
         }
         // A rewritten stream has another length.

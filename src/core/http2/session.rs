@@ -275,7 +275,7 @@ impl<B: Deref<Target = [u8]>> Session<B> {
             _ => {}
         }
         self.release(None, stream.data.len());
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.wake_waiting();
     }
 
     fn reset(&mut self, id: u32, code: Code) {
@@ -313,9 +313,14 @@ impl<B: Deref<Target = [u8]>> Session<B> {
         self.streams.values_mut().for_each(|stream| stream.lose(loss));
     }
 
+    /// There may be room for an exchange, or never again.
+    fn wake_waiting(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+
     fn close_to_new(&mut self, loss: Loss) {
         self.closed.get_or_insert(loss);
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.wake_waiting();
     }
 }
 

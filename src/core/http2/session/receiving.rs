@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::task::Waker;
 
 use http::StatusCode;
 
@@ -176,7 +175,7 @@ impl<B: Deref<Target = [u8]>> Session<B> {
             }
             setting::MAX_CONCURRENT_STREAMS => {
                 self.limit = value.min(self.most);
-                self.waiting.drain(..).for_each(Waker::wake);
+                self.wake_waiting();
             }
             setting::INITIAL_WINDOW_SIZE if value > MAX_ID => return Err(Code::FLOW_CONTROL_ERROR),
             setting::INITIAL_WINDOW_SIZE => {

@@ -71,8 +71,7 @@ impl<W: AsyncRead + AsyncWrite + Unpin> Driver<W> {
     /// Sends what is to be sent.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let rest = self.sending.get(self.sent..).unwrap_or_default();
-            if rest.is_empty() && !self.refill(cx) {
+            if self.sent == self.sending.len() && !self.refill(cx) {
                 if self.flushed || self.deaf {
                     return Poll::Ready(());
                 }
