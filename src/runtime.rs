@@ -8,5 +8,6 @@ pub mod drain;
 pub mod harden;
 pub mod patience;
 pub mod random;
+pub mod reading;
 pub mod resolve;
 pub mod task;

@@ -1,14 +1,14 @@
 //! The reading half of an agent's connection: heads and bodies, bounded in size and time.
 
-use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
 use super::Limits;
@@ -18,6 +18,7 @@ use crate::core::decide::Refusal;
 use crate::core::reason::Reason;
 use crate::core::request::{self, Asked, Framing};
 use crate::runtime::patience::{Late, Patience};
+use crate::runtime::reading::{READ_BYTES, poll_take};
 
 /// Reads one connection.
 pub(super) struct Inbound<R> {
@@ -42,8 +43,9 @@ impl From<Refusal> for ReadFault {
     }
 }
 
-/// How much is read at once.
-const READ_BYTES: usize = 16 * 1024;
+/// How much is read at once of a head, and of what stands behind it. Of a large body the less the better: the rest is
+/// read to where it stays.
+const HEAD_BYTES: usize = 4 * 1024;
 /// How much of the next request may wait while one is answered.
 const MAX_AHEAD: usize = 64 * 1024;
 /// The step in which a chunked body takes from the budget.
@@ -75,7 +77,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         patience: &mut Patience,
     ) -> Result<Asked, ReadFault> {
         if self.buffer.is_empty() {
-            match patience.within(idle, pin!(self.fill())).await {
+            match patience.within(idle, pin!(self.fill::<HEAD_BYTES>())).await {
                 Ok(Ok(1..)) => {}
                 _ => return Err(ReadFault::Closed),
             }
@@ -97,7 +99,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
                 return Ok(end);
             }
             seen = self.rest().len();
-            self.more().await?;
+            self.more::<HEAD_BYTES>().await?;
         }
     }
 
@@ -139,15 +141,18 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
             return Ok(RequestBody::new(std::mem::take(&mut self.buffer), from, share));
         }
         let ready = length.min(self.rest().len());
-        let mut body = budget.room(length);
+        let mut body = budget.room(length + 1);
         body.extend_from_slice(self.rest().get(..ready).unwrap_or_default());
         self.consume(ready);
-        let mut rest = (&mut self.reader).take((length - ready) as u64);
+        // A read that fills its room leaves open whether more is there, and the next one finds nothing. So it is given
+        // room for one byte more, which is that of a request behind this one.
+        let mut rest = (&mut self.reader).take((length - ready) as u64 + 1);
         while body.len() < length {
             if !matches!(rest.read_buf(&mut body).await, Ok(1..)) {
                 return Err(ReadFault::Closed);
             }
         }
+        self.buffer.extend(body.drain(length..));
         Ok(RequestBody::new(body, 0, share))
     }
 
@@ -167,7 +172,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
             if progress.done {
                 return Ok(RequestBody::new(body, 0, share));
             }
-            self.more().await?;
+            self.more::<READ_BYTES>().await?;
         }
     }
 
@@ -175,7 +180,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
     /// to a bound; after that the wait never ends, and the socket's own buffers push back.
     pub(super) async fn closed(&mut self) {
         while self.rest().len() < MAX_AHEAD {
-            if !matches!(self.fill().await, Ok(1..)) {
+            if !matches!(self.fill::<HEAD_BYTES>().await, Ok(1..)) {
                 return;
             }
         }
@@ -189,7 +194,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
             let mut left = max;
             while left > 0 {
                 (self.buffer, self.used) = (Vec::new(), 0);
-                match self.fill().await {
+                match self.fill::<READ_BYTES>().await {
                     Ok(read @ 1..) => left = left.saturating_sub(read),
                     _ => return,
                 }
@@ -198,24 +203,22 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
         let _done_or_late = timeout(time, drain).await;
     }
 
-    async fn more(&mut self) -> Result<(), ReadFault> {
-        match self.fill().await {
+    async fn more<const MOST: usize>(&mut self) -> Result<(), ReadFault> {
+        match self.fill::<MOST>().await {
             Ok(1..) => Ok(()),
             _ => Err(ReadFault::Closed),
         }
     }
 
     /// Reads what there is. A connection that waits holds no memory for what may come.
-    async fn fill(&mut self) -> std::io::Result<usize> {
+    async fn fill<const MOST: usize>(&mut self) -> io::Result<usize> {
         self.buffer.drain(..std::mem::take(&mut self.used));
-        std::future::poll_fn(|cx| {
-            let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
-            let mut read = ReadBuf::uninit(&mut room);
-            ready!(Pin::new(&mut self.reader).poll_read(cx, &mut read))?;
-            self.buffer.extend_from_slice(read.filled());
-            Poll::Ready(Ok(read.filled().len()))
-        })
-        .await
+        let (reader, buffer) = (&mut self.reader, &mut self.buffer);
+        let mut keep = |bytes: &[u8]| {
+            buffer.extend_from_slice(bytes);
+            bytes.len()
+        };
+        poll_fn(|cx| poll_take::<MOST, _, _>(reader, cx, &mut keep)).await
     }
 
     fn consume(&mut self, bytes: usize) {
@@ -258,13 +261,15 @@ fn late() -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     /// Requests that come one behind the other, so that the beginning of the next is nearly always there.
     #[tokio::test]
     async fn what_is_done_with_is_not_kept() {
         let one: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nX-Odd: 1234567\r\n\r\n";
-        let all = one.repeat(8 * READ_BYTES / one.len());
+        let all = one.repeat(8 * HEAD_BYTES / one.len());
         let limits = Limits { body: 0, body_budget: 0, head: 1024, connections: 1, sessions: 1 };
         let (mut inbound, mut patience) = (Inbound::new(all.as_slice(), Vec::new()), Patience::default());
         let (minute, mut heads, mut most) = (Duration::from_secs(60), 0, 0);
@@ -273,6 +278,27 @@ mod tests {
             most = most.max(inbound.buffer.len());
         }
         assert_eq!(heads, all.len() / one.len());
-        assert!((READ_BYTES..READ_BYTES + one.len()).contains(&most), "{most} bytes were held");
+        assert!((HEAD_BYTES..HEAD_BYTES + one.len()).contains(&most), "{most} bytes were held");
+    }
+
+    /// With the last byte of a body may come the first of what is behind it.
+    #[tokio::test]
+    async fn behind_a_large_body_comes_the_next_request() {
+        let (body, next) = (vec![b'x'; 3 * HEAD_BYTES], "GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+        let first = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        let all = [first.as_bytes(), &body, next.as_bytes()].concat();
+        let limits = Limits { body: body.len(), body_budget: 0, head: 1024, connections: 1, sessions: 1 };
+        let (mut inbound, mut patience) = (Inbound::new(all.as_slice(), Vec::new()), Patience::default());
+        let minute = Duration::from_secs(60);
+        let Ok(Asked::Request(request)) = inbound.head(false, &limits, (minute, minute), &mut patience).await else {
+            panic!("the first head is a request")
+        };
+        let budget = Budget::new(body.len());
+        let read = inbound.body(request.framing, &limits, &budget, (minute, &mut patience)).await.unwrap();
+        assert_eq!(&*read, body);
+        let Ok(Asked::Request(request)) = inbound.head(false, &limits, (minute, minute), &mut patience).await else {
+            panic!("the second head is a request")
+        };
+        assert_eq!((request.method, request.target.path.as_str(), inbound.has_bytes()), (Method::GET, "/next", false));
     }
 }

@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use http::{Method, StatusCode};
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -180,11 +179,11 @@ impl Relay {
     ) -> Result<(), Outcome> {
         loop {
             // What is there already goes out in one write with the head; but nothing waits.
-            let next = match self.piece().now_or_never() {
-                Some(next) => next,
-                None => {
-                    self.write((progress, &mut *patience), pin!(out.flush())).await?;
-                    patience.within(self.idle, pin!(self.piece())).await.map_err(|Late| Outcome::Idle)?
+            let next = match poll_fn(|cx| Poll::Ready(self.body.poll_piece(cx))).await {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    let at_once = self.flush(out, (progress, &mut *patience)).await?;
+                    patience.within(self.idle, pin!(self.piece(at_once))).await.map_err(|Late| Outcome::Idle)?
                 }
             };
             let data = match next {
@@ -212,12 +211,19 @@ impl Relay {
         if frame == BodyFrame::Chunked {
             out.end_chunks();
         }
-        self.write((progress, &mut *patience), pin!(out.flush())).await
+        self.flush(out, (progress, &mut *patience)).await.map(drop)
     }
 
-    /// The next piece of the body; `None` at its end.
-    fn piece(&mut self) -> impl Future<Output = Option<Result<Bytes, Broken>>> {
-        poll_fn(|cx| self.body.poll_piece(cx))
+    /// The next piece of the body; `None` at its end. `looked`: it was not there, a moment ago in this poll.
+    fn piece(&mut self, mut looked: bool) -> impl Future<Output = Option<Result<Bytes, Broken>>> {
+        poll_fn(move |cx| if std::mem::take(&mut looked) { Poll::Pending } else { self.body.poll_piece(cx) })
+    }
+
+    /// Sends what is to be sent. Whether that was done at once, without a wait.
+    async fn flush<O: Out>(&self, out: &mut O, way: (&Progress, &mut Patience)) -> Result<bool, Outcome> {
+        let mut at_once = true;
+        self.write(way, pin!(watched(&mut at_once, pin!(out.flush())))).await?;
+        Ok(at_once)
     }
 
     async fn pass<O: Out>(
@@ -254,13 +260,22 @@ impl Relay {
     }
 
     async fn last_word(mut self) {
-        if let Ok(None) = timeout(LAST_WORD, self.piece()).await {
+        if let Ok(None) = timeout(LAST_WORD, self.piece(false)).await {
             self.body.release();
             self.exchange.finish(Outcome::Ok);
         } else {
             self.exchange.finish(Outcome::ClientClosed);
         }
     }
+}
+
+/// Sees whether `work` is done when it is first asked.
+fn watched<T>(at_once: &mut bool, mut work: impl Future<Output = T> + Unpin) -> impl Future<Output = T> {
+    poll_fn(move |cx| {
+        let done = Pin::new(&mut work).poll(cx);
+        *at_once &= done.is_ready();
+        done
+    })
 }
 
 /// What an end before the first byte is called.
@@ -305,5 +320,22 @@ fn ended_by(reason: Reason) -> Outcome {
     match reason {
         Reason::CredentialRevoked => Outcome::Revoked,
         other => Outcome::Barred(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    /// What has come during a wait would otherwise not be looked for until more comes.
+    #[tokio::test]
+    async fn what_had_to_wait_was_not_done_at_once() {
+        let mut at_once = true;
+        assert_eq!(watched(&mut at_once, ready("done")).await, "done");
+        assert!(at_once);
+        watched(&mut at_once, pin!(tokio::task::yield_now())).await;
+        assert!(!at_once);
     }
 }

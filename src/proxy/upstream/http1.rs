@@ -2,7 +2,6 @@
 //! own stands between the agent's connection and this one.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -23,6 +22,7 @@ use crate::core::fields::{Fields, Known};
 use crate::core::reason::Reason;
 use crate::core::rewrite::Placement;
 use crate::runtime::clock;
+use crate::runtime::reading::{READ_BYTES, poll_take};
 
 /// How long an idle connection is kept where the server does not say. The stacks below the MCP SDKs (uvicorn, Node)
 /// close after 5 s; a call sent into that is lost, and may not be sent again.
@@ -33,8 +33,7 @@ const MAX_IDLE_LIFE: Duration = Duration::from_secs(50);
 const IDLE_MARGIN: Duration = Duration::from_secs(1);
 /// The most bytes of a head.
 const MAX_HEAD: usize = 64 * 1024;
-/// How much is read at once, and how much while a lot comes.
-const READ_BYTES: usize = 16 * 1024;
+/// How much is read at once while a lot comes.
 const BULK_BYTES: usize = 64 * 1024;
 
 /// An open connection on which nothing is under way.
@@ -181,12 +180,12 @@ impl Http1 {
             self.bulk = read >= READ_BYTES;
             return Poll::Ready(Ok(read));
         }
-        let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
-        let mut read = ReadBuf::uninit(&mut room);
-        ready!(Pin::new(&mut self.wire).poll_read(cx, &mut read))?;
-        self.unread.extend_from_slice(read.filled());
-        self.bulk = read.remaining() == 0;
-        Poll::Ready(Ok(read.filled().len()))
+        let read = ready!(poll_take::<READ_BYTES, _, _>(&mut self.wire, cx, |bytes| {
+            self.unread.extend_from_slice(bytes);
+            bytes.len()
+        }))?;
+        self.bulk = read == READ_BYTES;
+        Poll::Ready(Ok(read))
     }
 }
 

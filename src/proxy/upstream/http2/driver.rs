@@ -2,23 +2,21 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Shared;
 use crate::core::http2::session::Loss;
 use crate::proxy::upstream::broken;
+use crate::runtime::reading::{READ_BYTES, poll_take};
 
 /// How often a connection in use is asked whether it is there, and how long it may take to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIME: Duration = Duration::from_secs(20);
-/// How much is read at once.
-const READ_BYTES: usize = 16 * 1024;
 /// How much room for what is to be sent is kept while nothing is.
 const KEPT_BYTES: usize = 16 * 1024;
 
@@ -123,31 +121,13 @@ impl<W: AsyncRead + AsyncWrite + Unpin> Driver<W> {
 
     /// Takes in what has come.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
-        let mut read = ReadBuf::uninit(&mut room);
-        match ready!(Pin::new(&mut self.wire).poll_read(cx, &mut read)) {
-            Ok(()) if read.filled().is_empty() => self.end(&io::ErrorKind::UnexpectedEof.into()),
-            Ok(()) => self.take(read.filled()),
+        let Self { wire, shared, unread, .. } = self;
+        match ready!(poll_take::<READ_BYTES, _, _>(wire, cx, |bytes| take(bytes, shared, unread))) {
+            Ok(true) => {}
+            Ok(false) => self.end(&io::ErrorKind::UnexpectedEof.into()),
             Err(error) => self.end(&error),
         }
         Poll::Ready(())
-    }
-
-    fn take(&mut self, bytes: &[u8]) {
-        let state = &mut *self.shared.lock();
-        state.heard = true;
-        if self.unread.is_empty() {
-            let whole = state.session.feed(bytes);
-            self.unread.extend_from_slice(bytes.get(whole..).unwrap_or_default());
-            return;
-        }
-        self.unread.extend_from_slice(bytes);
-        let whole = state.session.feed(&self.unread);
-        self.unread.drain(..whole);
-        if self.unread.is_empty() {
-            // An idle wait holds no memory for what may come.
-            self.unread = Vec::new();
-        }
     }
 
     fn end(&mut self, error: &io::Error) {
@@ -155,6 +135,28 @@ impl<W: AsyncRead + AsyncWrite + Unpin> Driver<W> {
         state.line.get_or_insert_with(|| broken(error));
         state.session.end(Loss::Line);
     }
+}
+
+/// Hands on what has come, and keeps of it what is no whole frame yet. Whether anything has come.
+fn take(bytes: &[u8], shared: &Shared, unread: &mut Vec<u8>) -> bool {
+    if bytes.is_empty() {
+        return false;
+    }
+    let state = &mut *shared.lock();
+    state.heard = true;
+    if unread.is_empty() {
+        let whole = state.session.feed(bytes);
+        unread.extend_from_slice(bytes.get(whole..).unwrap_or_default());
+        return true;
+    }
+    unread.extend_from_slice(bytes);
+    let whole = state.session.feed(unread);
+    unread.drain(..whole);
+    if unread.is_empty() {
+        // An idle wait holds no memory for what may come.
+        *unread = Vec::new();
+    }
+    true
 }
 
 /// However it ends: nobody is left to wait on it.
@@ -188,6 +190,8 @@ async fn silence(shared: Arc<Shared>) {
 mod tests {
     use std::sync::Mutex;
     use std::task::Waker;
+
+    use tokio::io::ReadBuf;
 
     use super::super::State;
     use super::*;
