@@ -1,5 +1,7 @@
 //! The chunked coding (RFC 9112 section 7.1), read strictly and in any pieces.
 
+use std::ops::Range;
+
 /// Why a chunked body is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkFault {
@@ -49,25 +51,38 @@ impl Decoder {
 
     /// Decodes `input`, appending data to `out`. Trailers are checked and dropped.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, ChunkFault> {
-        let mut at = 0;
+        let mut consumed = 0;
+        loop {
+            let rest = input.get(consumed..).unwrap_or_default();
+            let (progress, data) = self.next(rest)?;
+            out.extend_from_slice(rest.get(data).unwrap_or_default());
+            consumed += progress.consumed;
+            if progress.done || consumed == input.len() {
+                return Ok(Progress { consumed, ..progress });
+            }
+        }
+    }
+
+    /// Decodes one stretch of data and what stands around it, up to the next stretch. Where it is in `input`.
+    pub fn next(&mut self, input: &[u8]) -> Result<(Progress, Range<usize>), ChunkFault> {
+        let (mut at, mut data) = (0, 0..0);
         while self.state != State::Done {
             let rest = input.get(at..).unwrap_or_default();
             if rest.is_empty() {
                 break;
             }
             at += match self.state {
-                State::Data(left) => self.data(rest, left, out),
+                State::Data(_) if !data.is_empty() => break,
+                State::Data(left) => {
+                    let length = rest.len().min(left);
+                    data = at..at + length;
+                    self.state = if length == left { State::DataEnd } else { State::Data(left - length) };
+                    length
+                }
                 _ => self.line(rest)?,
             };
         }
-        Ok(Progress { consumed: at, done: self.state == State::Done })
-    }
-
-    fn data(&mut self, rest: &[u8], left: usize, out: &mut Vec<u8>) -> usize {
-        let take = rest.len().min(left);
-        out.extend_from_slice(rest.get(..take).unwrap_or_default());
-        self.state = if take == left { State::DataEnd } else { State::Data(left - take) };
-        take
+        Ok((Progress { consumed: at, done: self.state == State::Done }, data))
     }
 
     fn line(&mut self, rest: &[u8]) -> Result<usize, ChunkFault> {

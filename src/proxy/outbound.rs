@@ -113,13 +113,14 @@ impl<W: AsyncWrite + Unpin + Send> Out for Outbound<W> {
         if self.buffer.len() + data.len() > COPY_BYTES {
             return false;
         }
-        if frame == BodyFrame::Chunked {
-            self.buffer.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        if frame != BodyFrame::Chunked {
+            self.buffer.extend_from_slice(data);
+            return true;
         }
+        self.buffer.reserve(SIZE_LINE + data.len() + 2);
+        put_size_line(&mut self.buffer, data.len());
         self.buffer.extend_from_slice(data);
-        if frame == BodyFrame::Chunked {
-            self.buffer.extend_from_slice(b"\r\n");
-        }
+        self.buffer.extend_from_slice(b"\r\n");
         true
     }
 
@@ -130,7 +131,7 @@ impl<W: AsyncWrite + Unpin + Send> Out for Outbound<W> {
         let mut before = std::mem::take(&mut self.buffer);
         let mut after: &[u8] = b"";
         if frame == BodyFrame::Chunked {
-            before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+            put_size_line(&mut before, data.len());
             after = b"\r\n";
         }
         let mut all = before.as_slice().chain(data).chain(after);
@@ -154,5 +155,32 @@ impl<W: AsyncWrite + Unpin + Send> Out for Outbound<W> {
         self.writer.write_all(&waiting).await?;
         // TLS keeps what it has sealed until it is told.
         self.writer.flush().await
+    }
+}
+
+/// The line before a chunk is no longer than this.
+const SIZE_LINE: usize = 2 * size_of::<usize>() + 2;
+
+/// Tells a chunk's size (RFC 9112 section 7.1).
+fn put_size_line(out: &mut Vec<u8>, size: usize) {
+    let digits = size.max(1).ilog2() / 4;
+    let digit = |place: u32| b"0123456789abcdef".get(size >> (4 * place) & 0xf);
+    out.extend((0..=digits).rev().filter_map(digit));
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_told_in_hexadecimal_digits() {
+        let edges = (0..usize::BITS).flat_map(|bit| [(1_usize << bit) - 1, 1 << bit]);
+        for size in edges.chain([usize::MAX, 0xa5, 0x1234_cdef]) {
+            let mut line = Vec::new();
+            put_size_line(&mut line, size);
+            assert_eq!(line, format!("{size:x}\r\n").as_bytes());
+            assert!(line.len() <= SIZE_LINE);
+        }
     }
 }

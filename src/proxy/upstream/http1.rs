@@ -16,7 +16,7 @@ use super::pool::Pool;
 use super::wire::Wire;
 use super::{AnswerBody, Fault, Incomer, OpenConnection, Outgoing, broken};
 use crate::core::answer::{self, AnswerHead, Extent};
-use crate::core::chunked::Decoder;
+use crate::core::chunked::{ChunkFault, Decoder};
 use crate::core::decide::Refusal;
 use crate::core::fields::{Fields, Known};
 use crate::core::reason::Reason;
@@ -328,14 +328,12 @@ impl Reading {
                     return Poll::Ready(Some(Ok(piece)));
                 }
                 Left::Chunks(decoder) if !unread.is_empty() => {
-                    let mut piece = Vec::with_capacity(unread.len());
-                    let fed = decoder.feed(unread, &mut piece).map_err(|_| io::ErrorKind::InvalidData)?;
-                    unread.advance(fed.consumed);
-                    if fed.done {
+                    let (piece, done) = unchunk(decoder, unread).map_err(|_| io::ErrorKind::InvalidData)?;
+                    if done {
                         *left = Left::Bytes(0);
                     }
                     if !piece.is_empty() {
-                        return Poll::Ready(Some(Ok(piece.into())));
+                        return Poll::Ready(Some(Ok(piece)));
                     }
                 }
                 Left::All if !unread.is_empty() => return Poll::Ready(Some(Ok(std::mem::take(unread).freeze()))),
@@ -361,9 +359,47 @@ impl Reading {
     }
 }
 
+/// The data in `unread`, and whether the body ends with it. A chunk that came alone stays where it is.
+fn unchunk(decoder: &mut Decoder, unread: &mut BytesMut) -> Result<(Bytes, bool), ChunkFault> {
+    let (first, data) = decoder.next(unread)?;
+    if first.consumed == unread.len() {
+        let mut piece = std::mem::take(unread);
+        piece.truncate(data.end);
+        piece.advance(data.start);
+        return Ok((piece.freeze(), first.done));
+    }
+    let mut piece = Vec::with_capacity(unread.len());
+    piece.extend_from_slice(unread.get(data).unwrap_or_default());
+    unread.advance(first.consumed);
+    let fed = decoder.feed(unread, &mut piece)?;
+    unread.advance(fed.consumed);
+    Ok((piece.into(), fed.done))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each row: what came, its data, what is left of it, whether the body is over.
+    #[test]
+    fn chunks_are_taken_out_alone_and_together() {
+        let rows: [(&[u8], &[u8], &[u8], bool); 8] = [
+            (b"5\r\nhello\r\n", b"hello", b"", false),
+            (b"5\r\nhel", b"hel", b"", false),
+            (b"5", b"", b"", false),
+            (b"5\r\nhello\r\n3", b"hello", b"", false),
+            (b"5\r\nhello\r\n1\r\n!\r\n2\r\nab", b"hello!ab", b"", false),
+            (b"5\r\nhello\r\n0\r\n\r\n", b"hello", b"", true),
+            (b"5\r\nhello\r\n0\r\n\r\nmore", b"hello", b"more", true),
+            (b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\nmore", b"hello!", b"more", true),
+        ];
+        for (came, data, left, over) in rows {
+            let mut unread = BytesMut::from(came);
+            let (piece, done) = unchunk(&mut Decoder::new(100), &mut unread).unwrap();
+            assert_eq!((&piece[..], &unread[..], done), (data, left, over), "{}", came.escape_ascii());
+        }
+        unchunk(&mut Decoder::new(100), &mut BytesMut::from("1\r\nab\r\n")).unwrap_err();
+    }
 
     #[test]
     fn the_servers_word_on_keep_alive_is_read() {

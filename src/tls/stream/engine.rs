@@ -112,7 +112,8 @@ impl<S: Session> Engine<S> {
                         self.plain.put(record.payload.get(given..).unwrap_or_default());
                     }
                     self.whole = out.remaining() == 0;
-                    !self.whole
+                    // To ask what is next costs something, where nothing can be.
+                    !self.whole && (received.len() > used + discard || self.session.state().wants_write())
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     encode(&mut data, &mut self.outgoing);
