@@ -36,8 +36,9 @@ pub struct Admission {
 const MAX_MEMORY: Duration = Duration::from_secs(60);
 /// So many are remembered.
 const MAX_REMEMBERED: usize = 65_536;
-/// A review waits so long for its turn.
-const TURN: Duration = Duration::from_secs(2);
+/// A review waits so long for its turn. Who is sent away comes again with another TLS handshake, which costs more than
+/// to wait; and a sidecar waits 20 s for its answer, of which a review may take 5.
+const TURN: Duration = Duration::from_secs(12);
 /// No token of an API server is longer.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
@@ -118,11 +119,12 @@ impl Admit {
         peer: IpAddr,
         metrics: &BrokerMetrics,
     ) -> Result<Arc<Identity>, Refusal> {
-        if !self.bad_by_address.allows(&peer, clock::now()) {
-            return Err(Refusal::RateLimited);
-        }
+        let spared = || if self.bad_by_address.allows(&peer, clock::now()) { Ok(()) } else { Err(Refusal::RateLimited) };
+        spared()?;
         let turn = tokio::time::timeout(TURN, self.turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else { return Err(Refusal::Overloaded) };
+        // Those before it may have been bad.
+        spared()?;
         let status = self.review.review(token).await.map_err(|error| {
             metrics.reviewed("failed");
             tracing::warn!(%error, "a token could not be reviewed");

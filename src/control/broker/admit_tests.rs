@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use http::HeaderValue;
 use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 use serde_json::json;
@@ -184,5 +186,36 @@ async fn no_answer_is_no_yes() {
     for _ in 0..9 {
         let refused = rig.ask(&token("good", "a", 2000), HERE).await.err();
         assert_eq!(refused, Some(Refusal::ReviewFailed), "and nobody's fault either");
+    }
+}
+
+/// All could have come before the first of them was found to be bad.
+#[tokio::test]
+async fn bad_tokens_that_wait_together_are_limited_too() {
+    let rig = Rig::new(SETTINGS, Stub::default());
+    let busy = rig.admit.turns.acquire_many(4).await.unwrap();
+    let tokens: Vec<String> = (0..9).map(|number| token("bad", "a", number)).collect();
+    let mut asking: FuturesOrdered<_> = tokens.iter().map(|bad| rig.ask(bad, HERE)).collect();
+    assert!(asking.next().now_or_never().is_none(), "all wait");
+    drop(busy);
+    let refused: Vec<Refusal> = asking.map(|asked| asked.err().unwrap()).collect().await;
+    assert_eq!(refused, [&[Refusal::TokenRejected; 3][..], &[Refusal::RateLimited; 6]].concat());
+    assert_eq!(rig.asked(), 3);
+}
+
+/// Ten thousand come at once when a broker has been away.
+#[tokio::test(start_paused = true)]
+async fn a_review_has_patience_and_no_more_than_its_sidecar() {
+    let rig = Rig::new(SETTINGS, Stub::default());
+    let good = token("good", "a", 2000);
+    for (wait, refusal) in [(10, None), (20, Some(Refusal::Overloaded))] {
+        let busy = rig.admit.turns.acquire_many(4).await.unwrap();
+        let free = async {
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+            drop(busy);
+        };
+        let (asked, ()) = tokio::join!(rig.ask(&good, HERE), free);
+        assert_eq!(asked.err(), refusal, "after {wait} s");
+        rig.admit.remembered().clear();
     }
 }
