@@ -119,7 +119,8 @@ impl Admit {
         peer: IpAddr,
         metrics: &BrokerMetrics,
     ) -> Result<Arc<Identity>, Refusal> {
-        let spared = || if self.bad_by_address.allows(&peer, clock::now()) { Ok(()) } else { Err(Refusal::RateLimited) };
+        let spared =
+            || if self.bad_by_address.allows(&peer, clock::now()) { Ok(()) } else { Err(Refusal::RateLimited) };
         spared()?;
         let turn = tokio::time::timeout(TURN, self.turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else { return Err(Refusal::Overloaded) };

@@ -383,20 +383,20 @@ mod tests {
     /// Each row: what came, its data, what is left of it, whether the body is over.
     #[test]
     fn chunks_are_taken_out_alone_and_together() {
-        let rows: [(&[u8], &[u8], &[u8], bool); 8] = [
-            (b"5\r\nhello\r\n", b"hello", b"", false),
-            (b"5\r\nhel", b"hel", b"", false),
-            (b"5", b"", b"", false),
-            (b"5\r\nhello\r\n3", b"hello", b"", false),
-            (b"5\r\nhello\r\n1\r\n!\r\n2\r\nab", b"hello!ab", b"", false),
-            (b"5\r\nhello\r\n0\r\n\r\n", b"hello", b"", true),
-            (b"5\r\nhello\r\n0\r\n\r\nmore", b"hello", b"more", true),
-            (b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\nmore", b"hello!", b"more", true),
+        let rows = [
+            ("5\r\nhello\r\n", "hello", "", false),
+            ("5\r\nhel", "hel", "", false),
+            ("5", "", "", false),
+            ("5\r\nhello\r\n3", "hello", "", false),
+            ("5\r\nhello\r\n1\r\n!\r\n2\r\nab", "hello!ab", "", false),
+            ("5\r\nhello\r\n0\r\n\r\n", "hello", "", true),
+            ("5\r\nhello\r\n0\r\n\r\nmore", "hello", "more", true),
+            ("5\r\nhello\r\n1\r\n!\r\n0\r\n\r\nmore", "hello!", "more", true),
         ];
         for (came, data, left, over) in rows {
             let mut unread = BytesMut::from(came);
             let (piece, done) = unchunk(&mut Decoder::new(100), &mut unread).unwrap();
-            assert_eq!((&piece[..], &unread[..], done), (data, left, over), "{}", came.escape_ascii());
+            assert_eq!((&piece[..], &unread[..], done), (data.as_bytes(), left.as_bytes(), over), "{came:?}");
         }
         unchunk(&mut Decoder::new(100), &mut BytesMut::from("1\r\nab\r\n")).unwrap_err();
     }
