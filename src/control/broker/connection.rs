@@ -159,7 +159,12 @@ impl Connection {
         if !shared.heard.borrow().bindings {
             return Err(Refusal::SourceNotReady);
         }
-        let admitted = shared.admit.admit(request.headers(), self.peer, &shared.log.metrics).await?;
+        let mut drain = shared.drain.clone();
+        let admitted = tokio::select! {
+            // Who still waits for a turn had better ask another broker.
+            () = drain.reached(Phase::Draining) => return Err(Refusal::Draining),
+            admitted = shared.admit.admit(request.headers(), self.peer, &shared.log.metrics) => admitted?,
+        };
         let identity = admitted.identity;
         if !shared.heard.borrow().vouches_for(&identity.account.namespace) {
             return Err(Refusal::SourceNotReady);

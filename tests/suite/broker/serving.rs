@@ -4,10 +4,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::Method;
-use postern::control::broker::{Rate, Times};
+use postern::control::broker::{Rate, Review, Reviewing, Times, Token};
 use postern::core::wire::Snapshot;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
 
 use crate::support::broker::{Setup, TIMES, account};
 use crate::support::reader::{Question, Reader, connect, shake, try_shake};
@@ -118,6 +119,36 @@ async fn a_shutdown_sends_everybody_elsewhere() {
     };
     tokio::join!(broker.drain(), elsewhere);
     assert_eq!(broker.metrics().sum("postern_broker_stream_ends_total", &[("cause", "closed")]), 1.0);
+}
+
+/// The API server never answers: who waits for it is told at once to go elsewhere, when there is a shutdown.
+#[tokio::test]
+async fn a_shutdown_sends_away_who_waits_for_a_review() {
+    let asked = Arc::new(Notify::new());
+    let review: Arc<dyn Review> = Arc::new(Silent(Arc::clone(&asked)));
+    let mut broker = Setup { review: Some(review), ..Setup::default() }.start().await;
+    let (token, mut reader) = (broker.token(), Reader::connect(&broker).await);
+    let waiting = async {
+        let refused = reader.refused(Question::with(&token)).await;
+        assert_eq!(refused, (503, "draining".into()));
+        drop(reader);
+    };
+    let shutdown = async {
+        asked.notified().await;
+        broker.drain().await;
+    };
+    tokio::join!(waiting, shutdown);
+    assert_eq!(broker.metrics().sum("postern_broker_refusals_total", &[("reason", "draining")]), 1.0);
+}
+
+/// An API server that takes every question and answers none.
+struct Silent(Arc<Notify>);
+
+impl Review for Silent {
+    fn review<'a>(&'a self, _token: &'a Token) -> Reviewing<'a> {
+        self.0.notify_one();
+        Box::pin(std::future::pending())
+    }
 }
 
 /// There is one thing to ask for, and one way to.
