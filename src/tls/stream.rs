@@ -232,3 +232,6 @@ mod tests;
 
 #[cfg(test)]
 mod break_tests;
+
+#[cfg(test)]
+mod handshake_tests;

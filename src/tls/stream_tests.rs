@@ -5,7 +5,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, server};
@@ -15,12 +14,12 @@ use crate::runtime::clock;
 use crate::tls::authority::Authority;
 use crate::tls::client;
 
-const HOST: &str = "server.example";
+pub(super) const HOST: &str = "server.example";
 
 /// Settings of both sides.
 pub(super) struct Settings {
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
+    pub(super) client: Arc<ClientConfig>,
+    pub(super) server: Arc<ServerConfig>,
 }
 
 impl Settings {
@@ -47,7 +46,11 @@ impl Settings {
     }
 
     /// The other way round.
-    async fn as_server<IO>(&self, near: IO, far: IO) -> (ServerStream<IO>, tokio_rustls::client::TlsStream<IO>)
+    pub(super) async fn as_server<IO>(
+        &self,
+        near: IO,
+        far: IO,
+    ) -> (ServerStream<IO>, tokio_rustls::client::TlsStream<IO>)
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -60,12 +63,12 @@ impl Settings {
 }
 
 /// A wire that takes and gives pieces of these sizes in turn; 0 lets the other side go first.
-struct Wire {
+pub(super) struct Wire {
     inner: DuplexStream,
     reads: VecDeque<usize>,
     writes: VecDeque<usize>,
     /// What went out, a write each.
-    sent: Arc<Mutex<Vec<Vec<u8>>>>,
+    pub(super) sent: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Wire {
@@ -75,7 +78,7 @@ impl Wire {
     }
 
     /// Two ends of a wire of so many bytes, where ours has no whims.
-    fn pair(bytes: usize) -> (Self, Self) {
+    pub(super) fn pair(bytes: usize) -> (Self, Self) {
         let (near, far) = tokio::io::duplex(bytes);
         (Self::new(near, &[], &[]), Self::new(far, &[], &[]))
     }
@@ -402,7 +405,7 @@ async fn who_reads_nothing_is_not_written_to_without_end() {
 }
 
 /// The lengths of the records in it.
-fn records(mut bytes: &[u8]) -> Vec<usize> {
+pub(super) fn records(mut bytes: &[u8]) -> Vec<usize> {
     let mut lengths = Vec::new();
     while let [_, _, _, high, low, rest @ ..] = bytes {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
@@ -432,71 +435,5 @@ async fn what_is_written_together_goes_out_together() {
         assert_eq!(count, (head.len() + body.len()).min(buffer::BATCH));
         let sent = sent.lock().unwrap();
         assert_eq!((sent.len(), records(&sent[0])), (1, lengths));
-    }
-}
-
-#[tokio::test]
-async fn a_second_connection_resumes() {
-    for version in [&TLS12, &TLS13] {
-        let (client, server) = (Settings::new(version), Settings::new(version));
-        for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
-            // Tickets come behind the handshake, and are read with what comes next.
-            let (near, far) = tokio::io::duplex(64 * 1024);
-            let (mut near, mut far) = client.as_client(near, far).await;
-            far.write_all(b"x").await.unwrap();
-            far.flush().await.unwrap();
-            near.read_u8().await.unwrap();
-            assert_eq!(near.engine.state().handshake_kind(), Some(expected), "{version:?}");
-            let (near, far) = tokio::io::duplex(64 * 1024);
-            let (mut near, mut far) = server.as_server(near, far).await;
-            near.write_all(b"x").await.unwrap();
-            near.flush().await.unwrap();
-            far.read_u8().await.unwrap();
-            assert_eq!(near.engine.state().handshake_kind(), Some(expected), "{version:?}");
-            assert_eq!(near.alpn_protocol(), Some(&b"http/1.1"[..]));
-        }
-    }
-}
-
-#[tokio::test]
-async fn the_keys_may_change() {
-    let (near, far) = Wire::pair(64 * 1024);
-    let sent = Arc::clone(&near.sent);
-    let (mut near, mut far) = Settings::new(&TLS13).as_client(near, far).await;
-    for round in 0..5 {
-        // It asks us for new keys as well: ours go out before what we say next.
-        far.get_mut().1.refresh_traffic_keys().unwrap();
-        far.write_all(b"new").await.unwrap();
-        far.flush().await.unwrap();
-        let mut heard = [0; 3];
-        near.read_exact(&mut heard).await.unwrap();
-        assert_eq!(&heard, b"new");
-        sent.lock().unwrap().clear();
-        near.write_all(b"ack").await.unwrap();
-        far.read_exact(&mut heard).await.unwrap();
-        assert_eq!(&heard, b"ack", "round {round}");
-        assert_eq!(records(&sent.lock().unwrap().concat()).len(), 2);
-    }
-}
-
-/// There a client cannot say its next word before the server has heard of it, nor read before it has said it.
-#[tokio::test]
-async fn hands_are_shaken_over_the_narrowest_wire() {
-    for version in [&TLS12, &TLS13] {
-        let settings = Settings::new(version);
-        let (near, far) = tokio::io::duplex(4);
-        let near = async {
-            let (mut near, _) = accept(&settings.server, near, Vec::new()).await.unwrap();
-            near.read_u8().await.unwrap()
-        };
-        let far = async {
-            let connector = TlsConnector::from(Arc::clone(&settings.client));
-            let far = connector.connect(ServerName::try_from(HOST).unwrap(), far).await.unwrap();
-            let (mut reader, mut writer) = tokio::io::split(far);
-            // It waits there until it is flushed. The server ends without a goodbye.
-            let write = async { (writer.write_all(b"x").await.unwrap(), writer.flush().await.unwrap()) };
-            tokio::join!(write, reader.read_u8()).1.unwrap_err().kind()
-        };
-        assert_eq!(tokio::join!(near, far), (b'x', io::ErrorKind::UnexpectedEof));
     }
 }

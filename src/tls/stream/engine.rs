@@ -25,6 +25,8 @@ pub(super) struct Engine<S> {
     plain: Waiting,
     /// Encrypted and not sent.
     pub(super) outgoing: Waiting,
+    /// Of what was encoded, rustls has not been told yet that it goes out. It takes nothing new to be said until then.
+    untold: bool,
     /// The other side has said that it has said everything.
     ended: bool,
     /// We have.
@@ -41,6 +43,7 @@ impl<S: Session> Engine<S> {
             whole: true,
             plain: Waiting::default(),
             outgoing: Waiting::default(),
+            untold: false,
             ended: false,
             closed: false,
         }
@@ -117,11 +120,13 @@ impl<S: Session> Engine<S> {
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     encode(&mut data, &mut self.outgoing);
+                    self.untold = true;
                     true
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     // It is where it will be sent from, in its turn.
                     data.done();
+                    self.untold = false;
                     true
                 }
                 Ok(ConnectionState::PeerClosed) => {
@@ -129,6 +134,7 @@ impl<S: Session> Engine<S> {
                     true
                 }
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => {
+                    self.untold = false;
                     false
                 }
                 // Early data is not accepted; whatever else there will be is not known here.
@@ -164,7 +170,7 @@ impl<S: Session> Engine<S> {
 
     /// Deals with all that comes before anything new can be said.
     fn settle(&mut self) {
-        while self.fault.is_none() && (self.whole || self.session.state().wants_write()) {
+        while self.fault.is_none() && (self.whole || self.untold || self.session.state().wants_write()) {
             self.resume(&mut ReadBuf::new(&mut []));
         }
     }
