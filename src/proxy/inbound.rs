@@ -289,16 +289,16 @@ mod tests {
         let all = [first.as_bytes(), &body, next.as_bytes()].concat();
         let limits = Limits { body: body.len(), body_budget: 0, head: 1024, connections: 1, sessions: 1 };
         let (mut inbound, mut patience) = (Inbound::new(all.as_slice(), Vec::new()), Patience::default());
-        let minute = Duration::from_secs(60);
-        let Ok(Asked::Request(request)) = inbound.head(false, &limits, (minute, minute), &mut patience).await else {
-            panic!("the first head is a request")
-        };
-        let budget = Budget::new(body.len());
-        let read = inbound.body(request.framing, &limits, &budget, (minute, &mut patience)).await.unwrap();
-        assert_eq!(&*read, body);
-        let Ok(Asked::Request(request)) = inbound.head(false, &limits, (minute, minute), &mut patience).await else {
-            panic!("the second head is a request")
-        };
-        assert_eq!((request.method, request.target.path.as_str(), inbound.has_bytes()), (Method::GET, "/next", false));
+        let (minute, budget) = (Duration::from_secs(60), Budget::new(body.len()));
+        for (method, path, expected) in [(Method::POST, "/", body.as_slice()), (Method::GET, "/next", b"")] {
+            let Ok(Asked::Request(request)) = inbound.head(false, &limits, (minute, minute), &mut patience).await
+            else {
+                panic!("{path} is a request")
+            };
+            assert_eq!((request.method, request.target.path.as_str()), (method, path));
+            let read = inbound.body(request.framing, &limits, &budget, (minute, &mut patience)).await.unwrap();
+            assert_eq!(&*read, expected, "{path}");
+        }
+        assert!(!inbound.has_bytes());
     }
 }

@@ -134,6 +134,7 @@ impl<S: Session> Engine<S> {
                     true
                 }
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => {
+                    // It would have asked by now.
                     self.untold = false;
                     false
                 }
