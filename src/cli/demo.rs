@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::sidecar::{Sidecar, Signals, StartError, start};
 use super::{FAILED, OK, runtime, tell};
@@ -94,10 +95,25 @@ async fn demo(args: &Args) -> io::Result<()> {
     };
     tokio::select! {
         ended = played => ended?,
-        () = signals.stop() => println!("\nThe demo ends; its files are removed."),
+        () = signals.stop() => {
+            let _unheard = timeout(LAST_WORD, say("\nThe demo ends; its files are removed.\n")).await;
+        }
     }
     stage.sidecar.stop(Duration::from_secs(2)).await;
     Ok(())
+}
+
+/// For what is said at the end. It may be that nobody reads it.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Says something between access lines: while nobody reads, those block whoever would write to stdout too.
+async fn say(text: &'static str) -> io::Result<()> {
+    let said = tokio::task::spawn_blocking(|| {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    });
+    said.await?
 }
 
 impl Stage {
@@ -140,7 +156,7 @@ impl Stage {
             let beside = file.with_extension("new");
             std::fs::write(&beside, text.as_bytes())?;
             std::fs::rename(&beside, &file)?;
-            println!("rotated: the file and the server have a new token; new calls carry it at once");
+            say("rotated: the file and the server have a new token; new calls carry it at once\n").await?;
         }
     }
 }

@@ -14,6 +14,7 @@ mod broker;
 mod captures;
 mod configs;
 mod controller;
+mod demo;
 mod drain;
 mod echo;
 mod inject;
