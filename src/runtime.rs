@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod harden;
 pub mod patience;
+pub mod place;
 pub mod random;
 pub mod reading;
 pub mod resolve;

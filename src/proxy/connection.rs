@@ -26,6 +26,7 @@ use crate::core::reason::Reason;
 use crate::core::request::{Asked, Framing, Head};
 use crate::core::upstream::{Host, Place, Scheme};
 use crate::runtime::drain::Phase;
+use crate::runtime::place::placed;
 use crate::telemetry::exchange::Exchange;
 
 /// How much of a refused body is read before the connection closes.
@@ -113,7 +114,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<'_, R
                 Ok(Asked::Request(head)) => match passage(self.shared, self.way, &head) {
                     Some(passage) => return End::Forward(passage, Box::new(head)),
                     // Apart: a connection between two calls, as most are, needs no room for one.
-                    None => Box::pin(self.exchange(head)).await,
+                    None => Box::into_pin(placed(|| self.exchange(head))).await,
                 },
                 Ok(Asked::Tunnel(place)) => return self.tunnel(place).await,
                 Err(ReadFault::Closed) => return End::Over,

@@ -27,6 +27,7 @@ use crate::core::session::{SessionDigest, Sessions};
 use crate::credential::Lease;
 use crate::runtime::drain::Busy;
 use crate::runtime::patience::{Late, Patience};
+use crate::runtime::place::placed;
 use crate::telemetry::exchange::Exchange;
 
 /// What goes back to the agent.
@@ -140,7 +141,7 @@ impl Request<'_> {
         match forwarded {
             Ok((incomer, lease)) => {
                 self.remember_session(&plan, &incomer);
-                Ok(Answer::Relay(Box::new(self.relay(&plan, incomer, lease, exchange))))
+                Ok(Answer::Relay(placed(|| self.relay(&plan, incomer, lease, exchange))))
             }
             Err(refusal) => Err((exchange, refusal.at(server))),
         }
@@ -187,9 +188,10 @@ impl Request<'_> {
     ) -> Result<Incomer, Refusal> {
         let credential = &lease.credential;
         exchange.credential(&credential.secret, &credential.version, credential.generation);
-        exchange.forwarded();
+        let now = exchange.forwarded();
         let (idle, upstreams) = (self.shared.settings.times.idle, &self.shared.upstreams);
-        let sent = patience.within(idle, pin!(upstreams.send(&plan.route, lease, outgoing))).await;
+        let sending = upstreams.send(&plan.route, lease, outgoing, now);
+        let sent = patience.within_from(now, idle, pin!(sending)).await;
         let incomer = sent.map_err(|Late| Refusal::because(Reason::UpstreamTimeout, "idleTimeout"))??;
         let status = incomer.status;
         if status.is_informational() {

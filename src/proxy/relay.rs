@@ -24,6 +24,7 @@ use crate::core::mask::Masker;
 use crate::core::name::ServerName;
 use crate::core::reason::Reason;
 use crate::credential::{Lease, Life};
+use crate::runtime::clock;
 use crate::runtime::patience::{Late, Patience};
 use crate::telemetry::exchange::{Exchange, Outcome};
 
@@ -113,8 +114,7 @@ impl Relay {
         self.exchange.masked(masked);
         match outcome {
             Outcome::Ok => {
-                self.body.release();
-                self.exchange.finish(Outcome::Ok);
+                self.through();
                 if close { Next::Close } else { Next::Keep }
             }
             Outcome::ClientClosed => {
@@ -259,10 +259,16 @@ impl Relay {
         }
     }
 
+    /// The answer has been read to its end, and is with the agent.
+    fn through(self) {
+        let now = clock::now();
+        self.body.release(now);
+        self.exchange.finish_at(now, Outcome::Ok);
+    }
+
     async fn last_word(mut self) {
         if let Ok(None) = timeout(LAST_WORD, self.piece(false)).await {
-            self.body.release();
-            self.exchange.finish(Outcome::Ok);
+            self.through();
         } else {
             self.exchange.finish(Outcome::ClientClosed);
         }

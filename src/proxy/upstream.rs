@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -71,7 +72,7 @@ pub(super) struct Incomer {
 /// The body of an answer, with the connection that it comes on. Dropped early, it ends an HTTP/1.1 connection at
 /// once, and resets the stream of an HTTP/2 connection.
 pub(super) enum AnswerBody {
-    Http1(Box<Reading>),
+    Http1(Reading),
     Http2(Sharing),
 }
 
@@ -97,9 +98,9 @@ impl AnswerBody {
     }
 
     /// The answer has been read to its end: the connection may serve again.
-    pub(super) fn release(self) {
+    pub(super) fn release(self, now: Instant) {
         if let Self::Http1(reading) = self {
-            reading.release();
+            reading.release(now);
         }
     }
 }
@@ -121,11 +122,17 @@ impl Upstreams {
     ///
     /// Sent once: only a connection that was kept from before and has not taken a byte of the request lets us try
     /// again.
-    pub(super) async fn send(&self, route: &Route, lease: &Lease, outgoing: &Outgoing<'_>) -> Result<Incomer, Refusal> {
+    pub(super) async fn send(
+        &self,
+        route: &Route,
+        lease: &Lease,
+        outgoing: &Outgoing<'_>,
+        now: Instant,
+    ) -> Result<Incomer, Refusal> {
         let credential = Placement { header: &lease.credential.header, value: &lease.credential.value };
         let pool = self.pool(route, lease)?;
         loop {
-            let (connection, reused) = match pool.checkout() {
+            let (connection, reused) = match pool.checkout(now) {
                 Some(connection) => (connection, true),
                 // Apart: most calls need no room for resolution and a handshake.
                 None => (Box::pin(self.connect(&pool)).await?, false),
@@ -243,7 +250,7 @@ impl Drop for OpenConnection {
 
 /// A connection to send on.
 enum Connection {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Arc<Http2>),
 }
 

@@ -28,14 +28,28 @@ impl Default for Patience {
 impl Patience {
     /// Waits for `future`, at most this long. It is pinned by whoever waits: an argument of its own size would be
     /// kept twice.
-    pub async fn within<F: Future + Unpin>(&mut self, time: Duration, mut future: F) -> Result<F::Output, Late> {
-        let mut last = None;
+    pub async fn within<F: Future + Unpin>(&mut self, time: Duration, future: F) -> Result<F::Output, Late> {
+        self.until(|| end(now(), time), future).await
+    }
+
+    /// The same for whoever knows the time already.
+    pub async fn within_from<F: Future + Unpin>(
+        &mut self,
+        now: std::time::Instant,
+        time: Duration,
+        future: F,
+    ) -> Result<F::Output, Late> {
+        self.until(|| end(now.into(), time), future).await
+    }
+
+    async fn until<F: Future + Unpin>(&mut self, last: impl Fn() -> Instant, mut future: F) -> Result<F::Output, Late> {
+        let (find_last, mut last) = (last, None);
         poll_fn(|cx| {
             if let Poll::Ready(output) = Pin::new(&mut future).poll(cx) {
                 return Poll::Ready(Ok(output));
             }
             // What is there already needs no timer.
-            let last = *last.get_or_insert_with(|| end(time));
+            let last = *last.get_or_insert_with(&find_last);
             if self.0.deadline() > last {
                 self.0.as_mut().reset(last);
             }
@@ -54,10 +68,13 @@ impl Patience {
 /// So far off that it never comes, where the sum would be no time any more.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-#[expect(clippy::disallowed_methods, reason = "the runtime's own clock, which tests can stop")]
-fn end(time: Duration) -> Instant {
-    let now = Instant::now();
+fn end(now: Instant, time: Duration) -> Instant {
     now.checked_add(time).unwrap_or_else(|| now + NEVER)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the runtime's own clock, which tests can stop")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 #[cfg(test)]

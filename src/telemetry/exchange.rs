@@ -18,6 +18,7 @@ use crate::core::name::{Caller, ServerName};
 use crate::core::reason::Reason;
 use crate::core::session::SessionDigest;
 use crate::runtime::clock;
+use crate::runtime::place::placed;
 
 mod line;
 
@@ -109,7 +110,7 @@ struct Course {
 impl Exchange {
     /// Begins with the request's head, when its body is read; `http` is its method.
     pub fn begin(telemetry: &Arc<Telemetry>, http: &str) -> Self {
-        Self(Box::new(Course {
+        Self(placed(|| Course {
             telemetry: Arc::clone(telemetry),
             started: clock::now(),
             sent_again: None,
@@ -202,11 +203,14 @@ impl Exchange {
         }
     }
 
-    /// The request is complete and goes to the upstream now. The first time that is when it began: since
-    /// then it was only decided.
-    pub fn forwarded(&mut self) {
-        if std::mem::replace(&mut self.0.forwarded, true) {
-            self.0.sent_again = Some(clock::now());
+    /// The request is complete and goes to the upstream now: says when that is. The first time that is when it began:
+    /// since then it was only decided.
+    pub fn forwarded(&mut self) -> Instant {
+        let course = &mut *self.0;
+        if std::mem::replace(&mut course.forwarded, true) {
+            *course.sent_again.insert(clock::now())
+        } else {
+            course.started
         }
     }
 
@@ -241,19 +245,24 @@ impl Exchange {
         if refusal.reason == Reason::UpstreamAuthRejected {
             metrics.auth_rejected(course.server());
         }
-        course.end(Outcome::Refused, Some(refusal));
+        course.end(clock::now(), Outcome::Refused, Some(refusal));
     }
 
     /// Ends with an answer of our own that is no refusal.
     pub fn answered(mut self, status: u16) {
         self.0.line.status = Some(status);
-        self.0.end(Outcome::Ok, None);
+        self.0.end(clock::now(), Outcome::Ok, None);
     }
 
-    /// Ends.
-    pub fn finish(mut self, outcome: Outcome) {
+    /// Ends now.
+    pub fn finish(self, outcome: Outcome) {
+        self.finish_at(clock::now(), outcome);
+    }
+
+    /// Ends, at this moment.
+    pub fn finish_at(mut self, now: Instant, outcome: Outcome) {
         let failed = outcome == Outcome::Ok && self.0.line.status.is_some_and(|status| status >= 400);
-        self.0.end(if failed { Outcome::UpstreamError } else { outcome }, None);
+        self.0.end(now, if failed { Outcome::UpstreamError } else { outcome }, None);
     }
 }
 
@@ -262,11 +271,9 @@ impl Course {
         self.server.as_deref().unwrap_or_else(|| self.telemetry.metrics.no_server())
     }
 
-    fn end(&mut self, outcome: Outcome, refusal: Option<&Refusal>) {
-        if std::mem::replace(&mut self.done, true) {
-            return;
-        }
-        let (now, server, line) = (clock::now(), self.server(), &self.line);
+    fn end(&mut self, now: Instant, outcome: Outcome, refusal: Option<&Refusal>) {
+        self.done = true;
+        let (server, line) = (self.server(), &self.line);
         let Telemetry { metrics, log, caller } = &*self.telemetry;
         let time = now.duration_since(self.started);
         metrics.exchange_ended(server, line.method_label(), outcome.as_str());
@@ -285,7 +292,11 @@ impl Course {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.end(if std::thread::panicking() { Outcome::Panicked } else { Outcome::ClientClosed }, None);
+        if self.0.done {
+            return;
+        }
+        let outcome = if std::thread::panicking() { Outcome::Panicked } else { Outcome::ClientClosed };
+        self.0.end(clock::now(), outcome, None);
     }
 }
 

@@ -36,7 +36,7 @@ const MAX_HEAD: usize = 64 * 1024;
 /// How much is read at once while a lot comes.
 const BULK_BYTES: usize = 64 * 1024;
 
-/// An open connection on which nothing is under way.
+/// An open connection on which nothing is under way. It is handed on with every call, so it is kept in a box.
 pub(in crate::proxy) struct Http1 {
     wire: Wire,
     /// Read, and not used yet.
@@ -49,14 +49,14 @@ pub(in crate::proxy) struct Http1 {
 }
 
 impl Http1 {
-    pub(super) fn new(wire: Wire, open: OpenConnection) -> Self {
+    pub(super) fn new(wire: Wire, open: OpenConnection) -> Box<Self> {
         let (unread, bulk, since, life) = (BytesMut::new(), false, clock::now(), Duration::ZERO);
-        Self { wire, unread, bulk, since, life, _open: open }
+        Box::new(Self { wire, unread, bulk, since, life, _open: open })
     }
 
     /// Sends a request and waits for the head of its answer. Dropped before that, it ends the connection.
     pub(super) async fn call(
-        mut self,
+        mut self: Box<Self>,
         outgoing: &Outgoing<'_>,
         credential: Placement<'_>,
         pool: &Arc<Pool>,
@@ -76,7 +76,7 @@ impl Http1 {
             Extent::Close => Left::All,
         };
         let reading = Reading { connection: self, pool: Arc::clone(pool), left, keeps };
-        Ok(Incomer { status: answer.status, headers: answer.headers, body: AnswerBody::Http1(Box::new(reading)) })
+        Ok(Incomer { status: answer.status, headers: answer.headers, body: AnswerBody::Http1(reading) })
     }
 
     /// Reads while it writes: a server may refuse a body before it has taken it.
@@ -140,8 +140,8 @@ impl Http1 {
     }
 
     /// It serves again: from now on it is idle.
-    pub(super) fn rests(&mut self) {
-        self.since = clock::now();
+    pub(super) fn rests(&mut self, now: Instant) {
+        self.since = now;
         // What it held for a crowd of bytes is not needed to wait.
         self.unread = BytesMut::new();
         self.bulk = false;
@@ -294,7 +294,7 @@ impl<'a> Sending<'a> {
 
 /// An answer's body, and the connection it comes on. Dropped early, it ends the connection at once.
 pub(in crate::proxy) struct Reading {
-    connection: Http1,
+    connection: Box<Http1>,
     pool: Arc<Pool>,
     left: Left,
     keeps: bool,
@@ -351,10 +351,10 @@ impl Reading {
     }
 
     /// The answer has been read to its end: the connection may serve again.
-    pub(super) fn release(self) {
+    pub(super) fn release(self, now: Instant) {
         let read = matches!(self.left, Left::Bytes(0)) && self.connection.unread.is_empty();
         if self.keeps && read {
-            self.pool.put(self.connection);
+            self.pool.put(self.connection, now);
         }
     }
 }

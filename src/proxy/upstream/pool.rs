@@ -92,7 +92,8 @@ pub(in crate::proxy) struct Pool {
 
 #[derive(Default)]
 struct Idle {
-    http1: Vec<Http1>,
+    #[expect(clippy::vec_box, reason = "they come and go in their boxes, with every call")]
+    http1: Vec<Box<Http1>>,
     http2: Vec<Arc<Http2>>,
     retired: bool,
 }
@@ -145,7 +146,7 @@ impl Pool {
     }
 
     /// A connection kept from before that can take a request now.
-    pub(super) fn checkout(&self) -> Option<Connection> {
+    pub(super) fn checkout(&self, now: Instant) -> Option<Connection> {
         if self.may_share()
             && let Some(shared) = self.shared()
         {
@@ -154,15 +155,15 @@ impl Pool {
         loop {
             // The one used last is the least likely to have been closed by the other side.
             let mut connection = self.idle().http1.pop()?;
-            if connection.is_usable(clock::now()) {
+            if connection.is_usable(now) {
                 return Some(Connection::Http1(connection));
             }
         }
     }
 
     /// Takes a connection back whose answer was read to the end.
-    pub(super) fn put(&self, mut connection: Http1) {
-        connection.rests();
+    pub(super) fn put(&self, mut connection: Box<Http1>, now: Instant) {
+        connection.rests(now);
         let mut idle = self.idle();
         if !idle.retired && idle.http1.len() < MAX_IDLE {
             idle.http1.push(connection);
