@@ -37,7 +37,7 @@ pub struct Args {
     /// What it was built with
     #[arg(long)]
     compiler: String,
-    /// The kind of this machine's
+    /// What this machine's can do, as far as it changes what runs
     #[arg(long)]
     processor: String,
     #[arg(long)]
