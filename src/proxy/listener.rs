@@ -25,9 +25,9 @@ pub(super) enum Door {
 pub(super) async fn bind(door: Door, port: u16) -> io::Result<(SocketAddr, Vec<Listener>)> {
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let place = v4.local_addr()?;
-    let mut listeners = vec![Listener { socket: v4, door }];
+    let mut listeners = vec![Listener::new(v4, door)];
     match TcpListener::bind((Ipv6Addr::LOCALHOST, place.port())).await {
-        Ok(v6) => listeners.push(Listener { socket: v6, door }),
+        Ok(v6) => listeners.push(Listener::new(v6, door)),
         // Another process there would get calls that are meant for us.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => return Err(error),
         Err(error) => tracing::debug!(%error, "the port is not bound on IPv6"),
@@ -69,6 +69,13 @@ pub(super) struct Listener {
 }
 
 impl Listener {
+    fn new(socket: TcpListener, door: Door) -> Self {
+        // Without it, small events wait for the agent's acknowledgement. On Linux a connection has it from here, and it
+        // takes no system call for each.
+        let _best_effort = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
+        Self { socket, door }
+    }
+
     /// Accepts until dropped.
     pub(super) async fn run(self, shared: Arc<Shared>, slots: Slots) {
         loop {
@@ -91,8 +98,6 @@ fn admit(socket: TcpStream, door: Door, shared: &Arc<Shared>, slots: &Slots) {
     };
     let overloaded = matches!(slot, Slot::Excess(_));
     let for_it = Arc::clone(shared);
-    // Without it, small events wait for the agent's acknowledgement.
-    let _best_effort = socket.set_nodelay(true);
     // Apart: a quiet connection to the endpoint needs no room for TLS.
     let _detached = match door {
         Door::Endpoint => {
@@ -133,5 +138,21 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.metrics.agent_connection(-1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_said_to_an_agent_goes_out_at_once() {
+        let (place, listeners) = bind(Door::Endpoint, 0).await.unwrap();
+        for listener in listeners {
+            let host = listener.socket.local_addr().unwrap().ip();
+            let _agent = TcpStream::connect((host, place.port())).await.unwrap();
+            let (accepted, _) = listener.socket.accept().await.unwrap();
+            assert!(accepted.nodelay().unwrap(), "over {host}");
+        }
     }
 }

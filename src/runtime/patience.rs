@@ -5,25 +5,20 @@ use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer that serves one wait after the other.
 ///
 /// A timeout of its own for each of them would be entered into the runtime's timers and taken out again, which costs
 /// more than most waits are worth. This one stays there: for a wait that may last longer it is set anew only when it
-/// has come, which it hardly ever does.
-#[derive(Debug)]
-pub struct Patience(Pin<Box<Sleep>>);
+/// has come, which it hardly ever does. It is made with the first wait: one that had come before it was asked for would
+/// wake the runtime, by a system call, to be told so.
+#[derive(Debug, Default)]
+pub struct Patience(Option<Pin<Box<Sleep>>>);
 
 /// It did not come in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Late;
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self(Box::pin(sleep(Duration::ZERO)))
-    }
-}
 
 impl Patience {
     /// Waits for `future`, at most this long. It is pinned by whoever waits: an argument of its own size would be
@@ -50,15 +45,16 @@ impl Patience {
             }
             // What is there already needs no timer.
             let last = *last.get_or_insert_with(&find_last);
-            if self.0.deadline() > last {
-                self.0.as_mut().reset(last);
+            let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(last)));
+            if timer.deadline() > last {
+                timer.as_mut().reset(last);
             }
             loop {
-                ready!(self.0.as_mut().poll(cx));
-                if self.0.deadline() >= last {
+                ready!(timer.as_mut().poll(cx));
+                if timer.deadline() >= last {
                     return Poll::Ready(Err(Late));
                 }
-                self.0.as_mut().reset(last);
+                timer.as_mut().reset(last);
             }
         })
         .await
@@ -81,6 +77,8 @@ fn now() -> Instant {
 mod tests {
     use std::future::{pending, ready};
     use std::pin::pin;
+
+    use tokio::time::sleep;
 
     use super::*;
 
