@@ -37,14 +37,14 @@ impl Patience {
         self.until(|| end(now.into(), time), future).await
     }
 
-    async fn until<F: Future + Unpin>(&mut self, last: impl Fn() -> Instant, mut future: F) -> Result<F::Output, Late> {
-        let (find_last, mut last) = (last, None);
+    async fn until<F: Future + Unpin>(&mut self, end: impl Fn() -> Instant, mut future: F) -> Result<F::Output, Late> {
+        let mut last = None;
         poll_fn(|cx| {
             if let Poll::Ready(output) = Pin::new(&mut future).poll(cx) {
                 return Poll::Ready(Ok(output));
             }
             // What is there already needs no timer.
-            let last = *last.get_or_insert_with(&find_last);
+            let last = *last.get_or_insert_with(&end);
             let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(last)));
             if timer.deadline() > last {
                 timer.as_mut().reset(last);
