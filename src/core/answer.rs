@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use http::{Method, StatusCode};
 
-use super::fields::{Fields, Known, ascii};
+use super::fields::{Fields, Known, decimal};
 
 /// The most fields an answer's head may have.
 const MAX_FIELDS: usize = 100;
@@ -66,7 +66,7 @@ pub fn read(head: &[u8], method: &Method) -> Result<AnswerHead, AnswerFault> {
         None => read_any(head)?,
     };
     let (extent, clear) = extent(&headers, status, method, is_current)?;
-    let keeps = is_current && clear && extent != Extent::Close && !says_close(&headers);
+    let keeps = is_current && clear && extent != Extent::Close && !headers.say_close();
     Ok(AnswerHead { status, headers, extent, keeps })
 }
 
@@ -139,20 +139,13 @@ pub fn length(headers: &Fields) -> Result<Option<u64>, AnswerFault> {
     for value in headers.all(Known::ContentLength) {
         // Servers have been seen to send the same one twice, in one field or in two.
         for digits in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            let plain = (1..=19).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-            let length = ascii(digits).filter(|_| plain).and_then(|digits| digits.parse().ok());
-            let length: u64 = length.ok_or(AnswerFault::Length)?;
+            let length = decimal(digits).ok_or(AnswerFault::Length)?;
             if said.replace(length).is_some_and(|before| before != length) {
                 return Err(AnswerFault::Length);
             }
         }
     }
     Ok(said)
-}
-
-fn says_close(headers: &Fields) -> bool {
-    let mut options = headers.all(Known::Connection).flat_map(|value| value.split(|byte| *byte == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 #[cfg(test)]

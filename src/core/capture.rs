@@ -86,6 +86,11 @@ impl Way {
             Self::Direct(_) => "redirect",
         }
     }
+
+    /// Whether the agent speaks TLS to us.
+    pub const fn is_tls(&self) -> bool {
+        matches!(self, Self::Direct(Direct { scheme: Scheme::Https, .. }))
+    }
 }
 
 /// A scheme and a place that a request means.

@@ -319,15 +319,14 @@ fn is_json(headers: &Fields) -> Result<bool, Refusal> {
     if headers.all(Known::ContentEncoding).any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::because(Reason::BadJsonRpc, "the body has a Content-Encoding"));
     }
-    let Some(value) = headers.text(Known::ContentType) else { return Ok(false) };
-    let mut parts = value.split(';').map(str::trim);
-    if !parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
+    let Some(value) = headers.get(Known::ContentType).filter(|value| value.is_ascii()) else { return Ok(false) };
+    let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    if !parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/json")) {
         return Ok(false);
     }
-    let other_charset = |part: &str| {
-        part.to_ascii_lowercase()
-            .strip_prefix("charset=")
-            .is_some_and(|c| !matches!(c.trim_matches('"'), "utf-8" | "utf8"))
+    let other_charset = |part: &[u8]| {
+        let charset = String::from_utf8_lossy(part).to_ascii_lowercase();
+        charset.strip_prefix("charset=").is_some_and(|c| !matches!(c.trim_matches('"'), "utf-8" | "utf8"))
     };
     if parts.any(other_charset) {
         return Err(Refusal::because(Reason::BadJsonRpc, "the charset is not utf-8"));

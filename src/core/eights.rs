@@ -41,6 +41,25 @@ pub fn find(bytes: &[u8], marks: impl Fn(u64) -> u64) -> Option<usize> {
     first(last, marks).filter(|place| *place < rest.len()).map(|place| bytes.len() - rest.len() + place)
 }
 
+/// Puts capital ASCII letters in lower case.
+pub fn lower(bytes: &mut [u8]) {
+    let (eights, _) = bytes.as_chunks_mut::<8>();
+    eights.iter_mut().for_each(|eight| *eight = lowered(*eight));
+    match bytes.last_chunk_mut::<8>() {
+        // It may overlap the one before: what is in lower case stays so.
+        Some(last) => *last = lowered(*last),
+        None => bytes.make_ascii_lowercase(),
+    }
+}
+
+fn lowered(eight: [u8; 8]) -> [u8; 8] {
+    let eight = u64::from_le_bytes(eight);
+    // Without their highest bits, no sum of two bytes carries into the next.
+    let above = |byte: u8| (eight & !HIGHEST) + EACH * u64::from(0x7f - byte);
+    let capitals = above(b'A' - 1) & !above(b'Z') & !eight & HIGHEST;
+    (eight | capitals >> 2).to_le_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -66,6 +85,13 @@ mod tests {
             prop_assert_eq!(find(&bytes, control), found(u8::is_ascii_control));
             prop_assert_eq!(find(&bytes, |eight| equal(eight, b' ')), found(|byte| *byte == b' '));
             prop_assert_eq!(find(&bytes, |eight| below(eight, 0x80)), found(u8::is_ascii));
+        }
+
+        #[test]
+        fn letters_are_lowered(mut bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let expected = bytes.to_ascii_lowercase();
+            lower(&mut bytes);
+            prop_assert_eq!(bytes, expected);
         }
     }
 }

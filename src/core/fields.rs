@@ -270,6 +270,12 @@ impl Fields {
         self.get(name).and_then(ascii)
     }
 
+    /// Whether they say that the connection is to be closed (RFC 9112 section 9.6).
+    pub fn say_close(&self) -> bool {
+        let mut options = self.all(Known::Connection).flat_map(|value| value.split(|byte| *byte == b','));
+        options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    }
+
     /// Whether a field is there.
     pub fn contains(&self, name: Known) -> bool {
         self.present & (1 << name as u32) != 0
@@ -295,6 +301,15 @@ impl fmt::Debug for Fields {
 /// A value that is ASCII throughout, as a text.
 pub fn ascii(value: &[u8]) -> Option<&str> {
     if value.is_ascii() { std::str::from_utf8(value).ok() } else { None }
+}
+
+/// A number in decimal digits, and nothing else.
+pub fn decimal(digits: &[u8]) -> Option<u64> {
+    let next = |number: u64, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    };
+    (!digits.is_empty()).then_some(digits)?.iter().try_fold(0, next)
 }
 
 /// Fields to be written, as HTTP/1.1 has them: a line for each, with its end.
@@ -376,7 +391,7 @@ pub fn is_token(byte: u8) -> bool {
 
 /// Puts a field's name in lower case, and tells which of the known ones it is; `None` where it is no token.
 fn read_name(name: &mut [u8]) -> Option<Option<Known>> {
-    name.make_ascii_lowercase();
+    eights::lower(name);
     let known = Known::of(name);
     let is_name = known.is_some() || (!name.is_empty() && name.iter().all(|byte| is_token(*byte)));
     is_name.then_some(known)

@@ -5,10 +5,13 @@
 //! nothing of these bytes reaches an upstream by accident.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use http::Method;
+use memchr::memmem::Finder;
 
-use super::fields::{FieldFault, Fields, Known, ascii, is_token};
+use super::eights;
+use super::fields::{FieldFault, Fields, Known, decimal, is_token};
 use super::upstream::{Place, Scheme, split_authority};
 
 /// The most fields a head may have.
@@ -78,6 +81,8 @@ pub enum HeadFault {
 
 use HeadFault::Malformed;
 
+static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+
 /// Finds the end of the head in `buffer`: the offset behind the empty line, `None` if it has not
 /// come yet. `from` is where the last look ended (0 at first).
 pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>, HeadFault> {
@@ -85,25 +90,38 @@ pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>,
         return Err(HeadFault::NotHttp);
     }
     let start = from.saturating_sub(3);
-    let mut named = buffer.get(..start).is_some_and(|seen| seen.contains(&b'\n'));
-    for at in memchr::memchr_iter(b'\n', buffer.get(start..).unwrap_or_default()).map(|at| at + start) {
-        if at == 0 || buffer.get(at - 1) != Some(&b'\r') {
-            return Err(Malformed("a line ends without CR"));
+    let end = END.find(buffer.get(start..).unwrap_or_default()).map(|at| start + at + 4);
+    check_lines(buffer.get(..end.unwrap_or(buffer.len())).unwrap_or_default(), start)?;
+    match end {
+        Some(end) if end <= max => Ok(Some(end)),
+        None if buffer.len() < max => Ok(None),
+        _ => Err(HeadFault::TooLarge),
+    }
+}
+
+/// Looks at the lines that end behind `from`.
+fn check_lines(head: &[u8], from: usize) -> Result<(), HeadFault> {
+    let bare = Err(Malformed("a line ends without CR"));
+    let first = eights::find(head, |eight| eights::equal(eight, b'\n')).filter(|end| *end >= from);
+    if let Some(line) = first.and_then(|end| head.get(..end)) {
+        if !line.ends_with(b"\r") {
+            return bare;
         }
         // Other protocols begin with a line too, and may then wait for an answer.
-        if !named && !buffer.get(..at).is_some_and(names_http) {
+        if !names_http(line) {
             return Err(HeadFault::NotHttp);
         }
-        named = true;
-        if at >= 3 && buffer.get(at - 3) == Some(&b'\r') && buffer.get(at - 2) == Some(&b'\n') {
-            return if at + 1 > max { Err(HeadFault::TooLarge) } else { Ok(Some(at + 1)) };
-        }
     }
-    if buffer.len() >= max { Err(HeadFault::TooLarge) } else { Ok(None) }
+    let lines = head.get(from.saturating_sub(1)..).unwrap_or_default();
+    let pairs = lines.iter().zip(lines.get(1..).unwrap_or_default());
+    // All are looked at, many at once: a search would stop at each line.
+    let is_bare = pairs.fold(false, |any, (before, byte)| any | ((*byte == b'\n') & (*before != b'\r')));
+    if is_bare { bare } else { Ok(()) }
 }
 
 fn names_http(line: &[u8]) -> bool {
-    memchr::memchr_iter(b' ', line).any(|at| line.get(at..).is_some_and(|rest| rest.starts_with(b" HTTP/")))
+    line.ends_with(b" HTTP/1.1\r")
+        || memchr::memchr_iter(b' ', line).any(|at| line.get(at..).is_some_and(|rest| rest.starts_with(b" HTTP/")))
 }
 
 /// Reads a whole head, the empty line included. A tunnel is a fault.
@@ -240,11 +258,10 @@ fn framing(headers: &Fields) -> Result<Framing, HeadFault> {
     let mut codings = headers.all(Known::TransferEncoding);
     match (lengths.next(), lengths.next(), codings.next(), codings.next()) {
         (None, None, None, None) => Ok(Framing::Length(0)),
-        (Some(length), None, None, None) => {
-            let plain = !length.is_empty() && length.len() <= 18 && length.iter().all(u8::is_ascii_digit);
-            let length = ascii(length).filter(|_| plain).and_then(|digits| digits.parse().ok());
-            length.map(Framing::Length).ok_or(Malformed("Content-Length is not a plain number"))
-        }
+        (Some(length), None, None, None) => decimal(length)
+            .filter(|_| length.len() <= 18)
+            .map(Framing::Length)
+            .ok_or(Malformed("Content-Length is not a plain number")),
         (None, None, Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
         (None, None, Some(_), _) => Err(Malformed("Transfer-Encoding is not exactly chunked")),
         (Some(_), _, Some(_), _) => Err(Malformed("Content-Length together with Transfer-Encoding")),
@@ -260,12 +277,12 @@ fn parse_target(target: &[u8]) -> Result<Target, HeadFault> {
         return Err(Malformed("a fragment in the target"));
     }
     let (authority, rest) = match text.split_once("://") {
+        _ if text.starts_with('/') || text == "*" => (None, text),
         Some((scheme, rest)) if let Some(scheme) = Scheme::parse(scheme) => {
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
             let (authority, rest) = rest.split_at(end);
             (Some((scheme, authority.to_owned())), rest)
         }
-        _ if text.starts_with('/') || text == "*" => (None, text),
         _ => return Err(Malformed("the target is neither a path nor an http URL")),
     };
     let (path, query) = match rest.split_once('?') {

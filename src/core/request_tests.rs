@@ -123,7 +123,45 @@ const PARTS: [&str; 15] = [
     "\t",
 ];
 
+fn first_line() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(vec![
+        "GET / HTTP/1.1\r\n",
+        "GET / HTTP/1.1",
+        "GET / HTTP/1.0\r\n",
+        "EHLO a\r\n",
+        "a\n",
+        "\r\n",
+    ])
+}
+
+fn end_by_lines(text: &str) -> Result<Option<usize>, HeadFault> {
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        end += line.len();
+        if end == line.len() && line.starts_with('\r') {
+            return Err(HeadFault::NotHttp);
+        }
+        if !line.ends_with("\r\n") {
+            return Err(Malformed("a line ends without CR"));
+        }
+        if end == line.len() && !line.contains(" HTTP/") {
+            return Err(HeadFault::NotHttp);
+        }
+        if line == "\r\n" {
+            return Ok(Some(end));
+        }
+    }
+    Ok(None)
+}
+
 proptest! {
+    /// The end and the faults before it are those that a look at one line after the other finds.
+    #[test]
+    fn the_end_is_where_the_lines_end(parts in proptest::collection::vec(proptest::sample::select(PARTS.to_vec()), 0..7), first in first_line()) {
+        let text = format!("{first}{}\r\n\r\nbody\n", parts.concat());
+        prop_assert_eq!(find_end(text.as_bytes(), 0, 4096), end_by_lines(&text), "{:?}", text);
+    }
+
     /// What is read at first sight is what the whole rule reads.
     #[test]
     fn plain_fields_are_read_as_any(parts in proptest::collection::vec(proptest::sample::select(PARTS.to_vec()), 0..7)) {

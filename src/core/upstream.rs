@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::uri::PathAndQuery;
 
+use super::fields::decimal;
 use super::path;
 
 /// How the upstream is spoken to.
@@ -81,15 +82,6 @@ fn v4(text: &str) -> Option<Ipv4Addr> {
     numbers.next().is_none().then(|| octets.into())
 }
 
-/// A number of at most 65535, in decimal digits.
-fn decimal(digits: &[u8]) -> Option<u16> {
-    let next = |number: u16, digit: &u8| {
-        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
-        number.checked_mul(10)?.checked_add(digit.into())
-    };
-    (!digits.is_empty()).then_some(digits)?.iter().try_fold(0, next)
-}
-
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -141,7 +133,7 @@ pub fn split_authority(text: &str) -> Option<(Host, Option<u16>)> {
     let colon = text.bytes().skip(from).position(|byte| byte == b':');
     let Some(colon) = colon.map(|at| at + from) else { return Host::parse(text).map(|host| (host, None)) };
     let (host, port) = (text.get(..colon)?, text.get(colon + 1..)?);
-    let port = decimal(port.as_bytes()).filter(|port| *port != 0)?;
+    let port = decimal(port.as_bytes()).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
     Host::parse(host).map(|host| (host, Some(port)))
 }
 

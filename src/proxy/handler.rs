@@ -247,7 +247,6 @@ impl Request<'_> {
             grace: times.rotation_grace,
             lease,
             exchange,
-            server: binding.server.name.clone(),
             request_id: self.id.map(str::to_owned),
             respond: self.shared.respond,
         }
@@ -268,8 +267,9 @@ fn is_rejection(incomer: &Incomer) -> bool {
 const STREAM_IDLE: Duration = Duration::from_secs(300);
 
 fn is_event_stream(headers: &Fields) -> bool {
-    let kind = headers.text(Known::ContentType).unwrap_or_default();
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+    let kind = headers.get(Known::ContentType).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// By the content's coding, or by the transfer's: HTTP/1.1 knows both, and undoes neither here.

@@ -1,10 +1,12 @@
 //! The proxy that HTTP_PROXY and HTTPS_PROXY name.
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Scene;
 use crate::support::capture::Request;
 use crate::support::insider::{self, Trust, inside, post, tunnel};
+use crate::support::observed::within;
 use crate::support::{Agent, Answer, Binding, Capture, Message, Protocol, Sidecar, rpc, unique_secret};
 
 /// CONNECT, TLS inside, calls on a kept connection: the server gets the bound credential, once.
@@ -195,6 +197,19 @@ async fn a_client_that_leaves_ends_its_call() {
     scene.capture.request(0).await;
     drop(agent);
     scene.capture.abandoned(0).await;
+}
+
+/// Inside TLS the end is said: a client would take it for a cut otherwise.
+#[tokio::test]
+async fn the_end_of_tls_is_said() {
+    let scene = Scene::start("proxy", Protocol::Tls).await;
+    let Ok(socket) = tunnel(&scene.sidecar, &scene.place()).await else { panic!("a tunnel to a bound host") };
+    let mut stream = Trust::in_pod(&scene.sidecar).shake(socket, super::NAME).await.expect("the pod's CA is trusted");
+    let last = post(rpc::list(1)).header("Connection", "close").bytes(&scene.place());
+    stream.write_all(&last).await.expect("a fresh connection");
+    let mut answer = Vec::new();
+    within("the end", stream.read_to_end(&mut answer)).await.expect("a close_notify before the end");
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
 }
 
 /// CONNECT is for the proxy alone, and for nothing inside a tunnel.
