@@ -21,7 +21,6 @@ use crate::core::answer;
 use crate::core::decide::Refusal;
 use crate::core::fields::FieldLines;
 use crate::core::mask::Masker;
-use crate::core::name::ServerName;
 use crate::core::reason::Reason;
 use crate::credential::{Lease, Life};
 use crate::runtime::clock;
@@ -45,7 +44,6 @@ pub(super) struct Relay {
     pub(super) lease: Lease,
     pub(super) exchange: Exchange,
     /// For an answer that is cut before its first byte: there is still time to say why.
-    pub(super) server: ServerName,
     pub(super) request_id: Option<String>,
     pub(super) respond: Responder,
 }
@@ -136,7 +134,7 @@ impl Relay {
         if !progress.begun.load(Ordering::Relaxed)
             && let Some(reason) = reason_for(cut)
         {
-            let refusal = Refusal::new(reason).at(&self.server);
+            let refusal = Refusal { server: self.exchange.server_name().cloned(), ..Refusal::new(reason) };
             let response = self.respond.refuse(self.exchange, &refusal, self.request_id.as_deref());
             out.forget();
             // The agent may have gone as well.

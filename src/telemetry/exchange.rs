@@ -147,6 +147,11 @@ impl Exchange {
         self.0.server = Some(self.0.telemetry.metrics.server(server));
     }
 
+    /// The server meant, if one is.
+    pub fn server_name(&self) -> Option<&ServerName> {
+        self.0.server().name()
+    }
+
     /// What the body asks for.
     pub fn message(&mut self, method: Option<&str>, tool: Option<&str>, id: Option<&str>) {
         let line = &mut self.0.line;

@@ -15,9 +15,9 @@ pub(super) fn text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// The text as a string, in its quotes: one of which it is known that it holds nothing to escape.
-pub(super) fn plain(out: &mut Vec<u8>, text: &str) {
+pub(super) fn plain(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     out.push(b'"');
-    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(text.as_ref());
     out.push(b'"');
 }
 

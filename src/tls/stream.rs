@@ -66,6 +66,11 @@ impl<IO, S: Session> Stream<IO, S> {
         self.engine.state().alpn_protocol()
     }
 
+    /// Whether all that was received has been taken, and more could be.
+    pub fn is_silent(&self) -> bool {
+        !self.over && self.engine.is_silent()
+    }
+
     /// What it stands on.
     pub fn get_ref(&self) -> &IO {
         &self.io

@@ -4,13 +4,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode};
 use rustix::net::RecvFlags;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWrite};
 
 use super::pool::Pool;
 use super::wire::Wire;
@@ -148,15 +148,9 @@ impl Http1 {
     }
 
     /// Whether a request may be sent on it, after it was idle.
-    pub(super) fn is_usable(&mut self, now: Instant) -> bool {
-        if self.is_spent(now) {
-            return false;
-        }
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
         // Whatever a server says unasked, nobody can tell what it answers. TLS may have read it already.
-        let mut byte = [0];
-        let read =
-            Pin::new(&mut self.wire).poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
-        read.is_pending()
+        !self.is_spent(now) && self.wire.is_silent()
     }
 
     /// Whether it has been idle for too long, or the server has closed it.
@@ -236,8 +230,10 @@ fn pieces<'a>(
 
 /// A request on its way out.
 struct Sending<'a> {
-    /// What of it has not gone.
+    /// What of it has not gone,
     rest: [&'a [u8]; PIECES],
+    /// in bytes.
+    left: usize,
     /// Some of it has left us.
     begun: bool,
     flushed: bool,
@@ -246,14 +242,20 @@ struct Sending<'a> {
 
 impl<'a> Sending<'a> {
     fn new(rest: [&'a [u8]; PIECES]) -> Self {
-        Self { rest, begun: false, flushed: false, fault: None }
+        let left = rest.iter().map(|part| part.len()).sum();
+        Self { rest, left, begun: false, flushed: false, fault: None }
     }
 
     fn is_written(&self) -> bool {
-        self.rest.iter().all(|part| part.is_empty())
+        self.left == 0
     }
 
     fn advance(&mut self, mut written: usize) {
+        self.left = self.left.saturating_sub(written);
+        if self.is_written() {
+            // Nobody looks at the pieces any more.
+            return;
+        }
         for part in &mut self.rest {
             let count = written.min(part.len());
             *part = part.get(count..).unwrap_or_default();
@@ -323,7 +325,9 @@ impl Reading {
                 Left::Bytes(0) => return Poll::Ready(None),
                 Left::Bytes(left) if !unread.is_empty() => {
                     let most = usize::try_from(*left).unwrap_or(usize::MAX);
-                    let piece = unread.split_to(most.min(unread.len())).freeze();
+                    // Nearly always that is all that came.
+                    let piece = if most < unread.len() { unread.split_to(most) } else { std::mem::take(unread) };
+                    let piece = piece.freeze();
                     *left -= piece.len() as u64;
                     return Poll::Ready(Some(Ok(piece)));
                 }

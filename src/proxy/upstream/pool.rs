@@ -154,7 +154,7 @@ impl Pool {
         }
         loop {
             // The one used last is the least likely to have been closed by the other side.
-            let mut connection = self.idle().http1.pop()?;
+            let connection = self.idle().http1.pop()?;
             if connection.is_usable(now) {
                 return Some(Connection::Http1(connection));
             }

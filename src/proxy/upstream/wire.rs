@@ -24,6 +24,14 @@ impl Wire {
         }
     }
 
+    /// Whether nothing was read from the socket that has not been taken.
+    pub(super) fn is_silent(&self) -> bool {
+        match self {
+            Self::Clear(_) => true,
+            Self::Tls(stream) => stream.is_silent(),
+        }
+    }
+
     /// Whether that was agreed on; in the clear there is nothing to agree by.
     pub(super) fn speaks_http2(&self) -> bool {
         match self {

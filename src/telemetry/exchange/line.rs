@@ -191,8 +191,7 @@ impl Line {
 
     /// What it had, and where it belongs.
     fn credential(&self, out: &mut Vec<u8>) {
-        let session = self.session.map(|digest| digest.short());
-        field(out, key!("session"), session.as_ref().and_then(|digits| str::from_utf8(digits).ok()), plain);
+        field(out, key!("session"), self.session.map(|digest| digest.short()), plain);
         field(out, key!("secret"), self.kept(self.secret), text);
         field(out, key!("secret_version"), self.kept(self.secret_version), text);
         field(out, key!("generation"), self.generation, number);

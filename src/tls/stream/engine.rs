@@ -58,6 +58,11 @@ impl<S: Session> Engine<S> {
         self.ended && self.plain.is_empty()
     }
 
+    /// Whether nothing was received that has not been taken, and nothing stands against more.
+    pub(super) fn is_silent(&self) -> bool {
+        self.incoming.is_empty() && self.plain.is_empty() && self.fault.is_none() && !self.ended
+    }
+
     /// How many bytes of memory its buffers take.
     #[cfg(test)]
     pub(super) fn holds(&self) -> usize {
