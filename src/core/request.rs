@@ -10,7 +10,6 @@ use std::sync::LazyLock;
 use http::Method;
 use memchr::memmem::Finder;
 
-use super::eights;
 use super::fields::{FieldFault, Fields, Known, decimal, is_token};
 use super::upstream::{Place, Scheme, split_authority};
 
@@ -102,7 +101,7 @@ pub fn find_end(buffer: &[u8], from: usize, max: usize) -> Result<Option<usize>,
 /// Looks at the lines that end behind `from`.
 fn check_lines(head: &[u8], from: usize) -> Result<(), HeadFault> {
     let bare = Err(Malformed("a line ends without CR"));
-    let first = eights::find(head, |eight| eights::equal(eight, b'\n')).filter(|end| *end >= from);
+    let first = memchr::memchr(b'\n', head).filter(|end| *end >= from);
     if let Some(line) = first.and_then(|end| head.get(..end)) {
         if !line.ends_with(b"\r") {
             return bare;
