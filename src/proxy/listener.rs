@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -70,9 +71,11 @@ pub(super) struct Listener {
 
 impl Listener {
     fn new(socket: TcpListener, door: Door) -> Self {
-        // Without it, small events wait for the agent's acknowledgement. On Linux a connection has it from here, and it
-        // takes no system call for each.
-        let _best_effort = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
+        // On Linux a connection has these from here, and they take no system call for each. Without the first, small
+        // events wait for the agent's acknowledgement. The second is for a node whose own choice is made for long ways:
+        // between two processes of a pod there is no bandwidth to be found out, and nothing to be paced (as BBR does).
+        let _best_effort = sockopt::set_tcp_nodelay(&socket, true);
+        let _best_effort = sockopt::set_tcp_congestion(&socket, "reno");
         Self { socket, door }
     }
 
@@ -146,13 +149,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_said_to_an_agent_goes_out_at_once() {
+    async fn what_is_said_to_an_agent_waits_for_nothing() {
         let (place, listeners) = bind(Door::Endpoint, 0).await.unwrap();
         for listener in listeners {
             let host = listener.socket.local_addr().unwrap().ip();
             let _agent = TcpStream::connect((host, place.port())).await.unwrap();
             let (accepted, _) = listener.socket.accept().await.unwrap();
             assert!(accepted.nodelay().unwrap(), "over {host}");
+            assert_eq!(sockopt::tcp_congestion(&accepted).unwrap(), "reno", "over {host}");
         }
     }
 }

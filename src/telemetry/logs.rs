@@ -76,8 +76,8 @@ const ATOMIC_PIECE: usize = 4096;
 /// Lines that come within this time after others are written together: each write wakes the writer,
 /// and whoever reads.
 const GATHERING: Duration = Duration::from_millis(50);
-/// So many bytes do not wait for more.
-const ENOUGH: usize = 32 << 10;
+/// So many bytes do not wait for more: with those that come before the writer has woken they are still one piece.
+const ENOUGH: usize = 56 << 10;
 /// How long nothing may move at the end before what still waits is given up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
