@@ -20,6 +20,9 @@ pub struct Machine {
     pub processor: String,
     pub cores: usize,
     pub kernel: String,
+    /// By which rule TCP finds out how fast it may send, where nobody chooses another.
+    #[serde(default)]
+    pub congestion_control: String,
     /// How many processes wanted to run before it began, as an average of a minute.
     pub load_before: String,
     pub versions: BTreeMap<String, String>,
@@ -49,6 +52,7 @@ impl Machine {
             processor: models.first().copied().unwrap_or("unknown").to_owned(),
             cores: info.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
             load_before: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             versions: programs.iter().filter_map(version).collect(),
             binary_bytes: postern.map_or(0, |file| file.len()),

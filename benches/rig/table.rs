@@ -64,7 +64,9 @@ const LEGEND: &str = "## How to read it\n\n\
      One virtual machine and its loopback: no network, no network card, no node with other pods; one version of each, \
      as Debian and PyPI have them. A p50 is good to about 5 us here, a p99 hardly at all: at low load its rounds differ by \
      more than proxies do. nginx and haproxy link the distribution's OpenSSL, so a newer one may give them other figures. \
-     haproxy holds events back by default; here it is told not to (`option http-no-delay`). agentgateway is in neither \
+     haproxy holds events back by default; here it is told not to (`option http-no-delay`). All take the machine's \
+     congestion control, but Postern towards its agents, where it asks for `reno`: beside `bbr`, which paces, that is \
+     worth about one percent of a small call. agentgateway is in neither \
      registry and is not measured. Not measured either: `redirect`, tool policies, bodies that are compressed, upstreams \
      that are slow or far away, more than one core for a proxy. mitmproxy takes part in some workloads, with one round.\n";
 
@@ -76,13 +78,14 @@ fn setting(machine: &Machine, results: &Results) -> String {
     let seconds = results.measured.first().map_or((0.0, 0.0), |one| (one.warm, one.counted));
     let mut text = format!(
         "| | |\n|---|---|\n| run | {}; it took {:.0} minutes |\n\
-         | machine | {}, {} cores, Linux {}; other work on it meanwhile: {} % of a core |\n| versions | {} |\n\
+         | machine | {}, {} cores, Linux {}, TCP by {}; other work on it meanwhile: {} % of a core |\n| versions | {} |\n\
          | rounds | {usual} each where a table does not say otherwise, {} s after {} s of warm-up |\n",
         machine.run,
         machine.seconds / 60.0,
         machine.processor,
         machine.cores,
         machine.kernel,
+        machine.congestion_control,
         results.others().map_or("-".to_owned(), show),
         versions.join(", "),
         seconds.1,
