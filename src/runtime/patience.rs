@@ -2,9 +2,10 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer that serves one wait after the other.
@@ -12,9 +13,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// A timeout of its own for each of them would be entered into the runtime's timers and taken out again, which costs
 /// more than most waits are worth. This one stays there: for a wait that may last longer it is set anew only when it
 /// has come, which it hardly ever does. It is made with the first wait: one that had come before it was asked for would
-/// wake the runtime, by a system call, to be told so.
+/// wake the runtime, by a system call, to be told so. And it is told whom to wake once, not with each wait.
 #[derive(Debug, Default)]
-pub struct Patience(Option<Pin<Box<Sleep>>>);
+pub struct Patience {
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whom the timer wakes, as long as it has not come.
+    wakes: Option<Waker>,
+}
 
 /// It did not come in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +49,31 @@ impl Patience {
                 return Poll::Ready(Ok(output));
             }
             // What is there already needs no timer.
-            let last = *last.get_or_insert_with(&end);
-            let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(last)));
-            if timer.deadline() > last {
-                timer.as_mut().reset(last);
-            }
-            loop {
-                ready!(timer.as_mut().poll(cx));
-                if timer.deadline() >= last {
-                    return Poll::Ready(Err(Late));
-                }
-                timer.as_mut().reset(last);
-            }
+            self.poll_late(cx, *last.get_or_insert_with(&end)).map(Err)
         })
         .await
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>, last: Instant) -> Poll<Late> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(last)));
+        if timer.deadline() > last {
+            timer.as_mut().reset(last);
+        } else if !timer.is_elapsed() && self.wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        loop {
+            // A task that has done enough for this time is turned away before it is entered.
+            let enters = coop::has_budget_remaining();
+            self.wakes = None;
+            if timer.as_mut().poll(cx).is_pending() {
+                self.wakes = enters.then(|| cx.waker().clone());
+                return Poll::Pending;
+            }
+            if timer.deadline() >= last {
+                return Poll::Ready(Late);
+            }
+            timer.as_mut().reset(last);
+        }
     }
 }
 
@@ -78,7 +94,7 @@ mod tests {
     use std::future::{pending, ready};
     use std::pin::pin;
 
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
 
@@ -101,6 +117,36 @@ mod tests {
         sleep(LONG).await;
         assert_eq!(patience.within(SHORT, pin!(sleep(SHORT / 2))).await, Ok(()));
         assert_eq!(patience.within(Duration::MAX, pin!(sleep(LONG))).await, Ok(()));
+    }
+
+    /// The timer wakes whoever waits now, not whoever waited before.
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "the stopped clock tells how long was waited")]
+    async fn another_task_may_wait() {
+        let mut patience = Patience::default();
+        let one = async move {
+            assert_eq!(patience.within(LONG, pin!(sleep(SHORT))).await, Ok(()));
+            patience
+        };
+        let mut patience = crate::runtime::task::spawn(one).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(timeout(2 * LONG, patience.within(LONG, pending::<()>())).await, Ok(Err(Late)));
+        assert_eq!(begun.elapsed().as_secs(), 60);
+    }
+
+    /// A task that has spent its share of a turn cannot enter itself with a timer.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_turn_left_is_late_all_the_same() {
+        let mut patience = Patience::default();
+        let (mut wait, mut spent) = (pin!(patience.within(SHORT, pending::<()>())), false);
+        let wait = poll_fn(|cx| {
+            while !spent && coop::has_budget_remaining() {
+                let _spends = pin!(coop::consume_budget()).poll(cx);
+            }
+            spent = true;
+            wait.as_mut().poll(cx)
+        });
+        assert_eq!(timeout(LONG, wait).await, Ok(Err(Late)));
     }
 
     #[tokio::test(start_paused = true)]
