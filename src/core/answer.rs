@@ -139,7 +139,7 @@ pub fn length(headers: &Fields) -> Result<Option<u64>, AnswerFault> {
     for value in headers.all(Known::ContentLength) {
         // Servers have been seen to send the same one twice, in one field or in two.
         for digits in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            let length = decimal(digits).ok_or(AnswerFault::Length)?;
+            let length = decimal(digits).filter(|_| digits.len() <= 19).ok_or(AnswerFault::Length)?;
             if said.replace(length).is_some_and(|before| before != length) {
                 return Err(AnswerFault::Length);
             }
@@ -199,13 +199,14 @@ mod tests {
     #[test]
     fn what_two_could_read_in_two_ways_is_refused() {
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
-        let rows: [(&str, AnswerFault); 14] = [
+        let rows: [(&str, AnswerFault); 15] = [
             ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n", AnswerFault::Length),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5, 6\r\n\r\n", AnswerFault::Length),
             ("HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n", AnswerFault::Length),
             ("HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\n", AnswerFault::Length),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5 5\r\n\r\n", AnswerFault::Length),
             ("HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n", AnswerFault::Length),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 00000000000000000005\r\n\r\n", AnswerFault::Length),
             ("HTTP/1.1 200 OK\r\ncontent-length: 0x5\r\ntransfer-encoding: chunked\r\n\r\n", AnswerFault::Length),
             ("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", AnswerFault::Length),
             ("HTTP/2 200 OK\r\n\r\n", AnswerFault::NotHttp),
